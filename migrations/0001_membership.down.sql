@@ -1,0 +1,32 @@
+-- Takes back version 1: everything that 0001_membership.up.sql made, but for the schema itself.
+
+drop function :"schema".trim_events(interval);
+drop function :"schema".members_at(text, timestamptz);
+drop function :"schema".sessions_between(text, timestamptz, timestamptz, bigint);
+drop function :"schema".stays_at(text, timestamptz);
+drop view :"schema".changes;
+drop view :"schema".sessions;
+drop view :"schema".members_now;
+drop function :"schema".fence(uuid, text);
+drop function :"schema".fence(text, bigint);
+drop function :"schema".fence(text, text);
+drop function :"schema".fence(uuid, bigint);
+drop function :"schema".sweep(text);
+drop function :"schema".deregister(text, uuid[], bigint[]);
+drop function :"schema".set_data(text, uuid[], bigint[], bytea[]);
+drop function :"schema".heartbeat(text, uuid[], bigint[], text, integer);
+drop function :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer);
+drop table :"schema".members;
+drop function :"schema".members_refused();
+drop function :"schema".members_data_changed();
+drop function :"schema".members_deleted();
+drop function :"schema".members_inserted();
+drop function :"schema".give_reason(uuid[], bigint[], timestamptz, text);
+drop function :"schema".claimed_session(text, integer);
+drop function :"schema".advance(text, bigint, bigint);
+drop function :"schema".readable(bytea);
+drop function :"schema".channel(text);
+drop table :"schema".sweeps;
+drop table :"schema".events;
+drop table :"schema".clusters;
+drop function :"schema".schema_version();

@@ -1,0 +1,711 @@
+-- pg-membership, version 1 of the schema.
+--
+-- Run by `pg-membership migrate`, or by hand: psql -v schema=pgmembership -f 0001_membership.up.sql
+-- A colon and a name in double quotes is psql's way to quote a variable. It is not substituted between
+-- $$ and $$, therefore every function pins its search_path and uses its own tables unqualified.
+--
+-- Lock order, everywhere: rows of members by id, then the row of clusters. What deadlocks all the
+-- same (a multi-row UPDATE typed by hand can) is retried by the library.
+
+create schema if not exists :"schema";
+
+-- ------------------------------------------------------------------------------------- version
+
+-- Code of version v works with a schema when compatible_from <= v <= version.
+create function :"schema".schema_version(out version integer, out compatible_from integer)
+language sql immutable parallel safe
+set search_path = :"schema", pg_temp
+as $$ select 1, 1 $$;
+
+-- -------------------------------------------------------------------------------------- tables
+
+create table :"schema".clusters (
+  name       text   primary key check (octet_length(convert_to(name, 'UTF8')) between 1 and 255),
+  revision   bigint not null default 0,
+  last_token bigint not null default 0,
+  stamp      uuid   not null default gen_random_uuid(),
+  channel    text   not null
+);
+comment on table :"schema".clusters is
+  'One row per cluster. Only a change of membership touches it: its row lock makes the order of revisions the order of commits.';
+comment on column :"schema".clusters.revision is 'Raised once per change of membership, without gaps.';
+comment on column :"schema".clusters.last_token is 'The highest token handed out.';
+comment on column :"schema".clusters.stamp is
+  'Fresh at each change: tells apart two histories with equal revisions, after a failover that lost commits.';
+comment on column :"schema".clusters.channel is 'Where hints are sent. Computed once: computing it costs more than a change.';
+
+-- No index may name a column that heartbeats write (heartbeat_at, suspected_at, session): it would
+-- end HOT updates, and with them the bound on this table's size.
+create table :"schema".members (
+  id            uuid        primary key,
+  cluster       text        not null,
+  data          bytea       not null default '' check (octet_length(data) <= 1048576),
+  token         bigint      not null default 0,
+  ttl           interval    not null default interval '15 seconds'
+                            check (ttl between interval '1 second' and interval '1 day'),
+  crash_grace   interval    check (crash_grace > interval '0' and crash_grace <= ttl / 2),
+  registered_at timestamptz not null default clock_timestamp(),
+  heartbeat_at  timestamptz not null default clock_timestamp(),
+  session       text,
+  suspected_at  timestamptz,
+  unique (id, token)
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
+create unique index members_in_order on :"schema".members (cluster, token);
+comment on table :"schema".members is
+  'The members of all clusters. Reference members(id), or one registration''s (id, token), with on delete cascade or set null.';
+comment on column :"schema".members.token is 'The number of this registration, higher than every earlier one of its cluster.';
+comment on column :"schema".members.ttl is 'Silence after which others may remove this member.';
+comment on column :"schema".members.crash_grace is
+  'How long all its connections may be gone before it counts as crashed; null: wait for the ttl.';
+comment on column :"schema".members.session is 'application_name of its process; null when connections do not show it (poolers).';
+comment on column :"schema".members.suspected_at is 'When its process was found to have no connection; null when it has one.';
+
+create table :"schema".events (
+  cluster       text        not null,
+  revision      bigint      not null,
+  stamp         uuid        not null,
+  at            timestamptz not null,
+  kind          text        not null check (kind in ('joined', 'updated', 'left')),
+  reason        text        not null check (reason in
+                  ('registered', 'data', 'deregistered', 'expired', 'crashed', 'removed', 'superseded')),
+  member        uuid        not null,
+  token         bigint      not null,
+  registered_at timestamptz not null,
+  data          bytea,
+  primary key (cluster, revision)
+);
+-- kind at the end: the stays among many changes are found without a look at the table.
+create index events_of_member on :"schema".events (member, at, kind);
+create index events_in_time on :"schema".events (cluster, at, kind);
+-- A 'left' event holds both ends of a stay. Who was a member at a time: the stays of one length class
+-- that were going on then ended within that length afterwards. A GiST index on the period answers the
+-- same; it made the event of a leave take 126 us instead of 64, this one 70.
+create index events_by_length on :"schema".events (cluster, width_bucket(at - registered_at,
+  '{1 s, 5 s, 30 s, 2 min, 10 min, 1 h, 6 h, 24 h, 168 h, 720 h, 8760 h, 87600 h}'::interval[]), at) where kind = 'left';
+comment on table :"schema".events is 'One row per change: the delta log of readers, the audit trail of people.';
+comment on column :"schema".events.at is 'Never before registered_at, and equal to it for joined.';
+comment on column :"schema".events.data is 'What the member carries from here on; null for left.';
+
+-- Unlogged on purpose: the server empties it after a crash or a promotion, and a missing row means
+-- "sweeping has just resumed".
+create unlogged table :"schema".sweeps (
+  cluster           text        primary key,
+  swept_at          timestamptz not null,
+  resumed_at        timestamptz not null,
+  turn              timestamptz not null,
+  pace              interval    not null,
+  server_started_at timestamptz not null
+);
+comment on column :"schema".sweeps.resumed_at is
+  'Since when sweeping has gone on without a break. Silence before it is held against nobody.';
+comment on column :"schema".sweeps.turn is 'The last turn handed out to a sweeper.';
+
+-- --------------------------------------------------------------------------------- small parts
+
+-- 40 ASCII bytes, whatever the names are: LISTEN cuts longer ones, and a channel is seen by the
+-- whole database. Both names go in with their lengths, so that no two pairs read the same.
+create function :"schema".channel(cluster_name text) returns text
+language sql stable
+set search_path = :"schema", pg_temp
+as $$
+  select 'member_' || encode(substr(sha256(
+    int4send(octet_length(convert_to(current_schema(), 'UTF8'))) || convert_to(current_schema(), 'UTF8') ||
+    int4send(octet_length(convert_to(cluster_name, 'UTF8'))) || convert_to(cluster_name, 'UTF8')
+  ), 1, 16), 'hex')
+$$;
+
+-- Data as text for people. PostgreSQL's text has no U+0000: it is shown as the symbol for it (U+2400).
+-- An exception block is a subtransaction: before PostgreSQL 18 parallel plans do not allow it.
+create function :"schema".readable(data bytea) returns text
+language plpgsql immutable strict
+set search_path = :"schema", pg_temp
+as $$
+begin
+  if position('\x00'::bytea in data) > 0 then
+    data := decode(replace(replace(encode(data, 'escape'), '\\', '\134'), '\000', '\342\220\200'), 'escape');
+  end if;
+  return convert_from(data, 'UTF8');
+exception when character_not_in_repertoire or untranslatable_character then
+  return encode(data, 'escape');
+end
+$$;
+
+-- Raises the revision, locks the cluster until the transaction ends, and hints. With token_floor it
+-- also reserves one token per change: the highest is the row's last_token.
+create function :"schema".advance(cluster_name text, changes bigint, token_floor bigint default null)
+returns :"schema".clusters
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+declare
+  head clusters;
+begin
+  loop
+    update clusters c set
+      revision = c.revision + changes,
+      last_token = case
+        when token_floor is null then c.last_token
+        else greatest(c.revision, c.last_token, token_floor) + changes
+      end,
+      stamp = gen_random_uuid()
+    where c.name = cluster_name
+    returning * into head;
+    exit when found;
+    insert into clusters (name, channel) values (cluster_name, channel(cluster_name)) on conflict do nothing;
+  end loop;
+  -- A full queue would fail the change. Whoever misses the hint is told by a heartbeat or a poll.
+  if pg_notification_queue_usage() < 0.9 then
+    perform pg_notify(head.channel, '');
+  end if;
+  return head;
+end
+$$;
+
+-- The session of a row is claimed only where the backend at work is the client's own: behind a
+-- pooler the pid that the client was told is another, and nothing is claimed.
+create function :"schema".claimed_session(session_name text, client_pid integer) returns text
+language sql stable
+set search_path = :"schema", pg_temp
+as $$
+  select session_name
+  where client_pid = pg_backend_pid() and session_name = current_setting('application_name')
+$$;
+
+-- Says why these registrations ended, after they were deleted and before the cluster is unlocked.
+-- The triggers always write 'removed': no parameter that others could set has a say in it.
+create function :"schema".give_reason(ids uuid[], tokens bigint[], since timestamptz, why text) returns void
+language sql
+set search_path = :"schema", pg_temp
+as $$
+  update events e set reason = why
+  from unnest(ids, tokens) gone (id, token)
+  where e.member = gone.id and e.token = gone.token and e.at >= since and e.kind = 'left'
+$$;
+
+-- ------------------------------------------------------------------------------------ triggers
+
+-- What register() inserts it has numbered and logged itself, which is cheaper than a second UPDATE.
+-- This does the same for rows typed by hand: they have no 'joined' event yet.
+create function :"schema".members_inserted() returns trigger
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+as $$
+declare
+  typed record;
+  head clusters;
+begin
+  for typed in
+    select i.cluster, array_agg(i.id order by i.id) as ids, bool_or(i.token <> 0) as numbered
+    from inserted i
+    where not exists (
+      select from events e
+      where e.member = i.id and e.token = i.token and e.at = i.registered_at
+        and e.kind = 'joined' and e.cluster = i.cluster
+    )
+    group by i.cluster order by i.cluster
+  loop
+    if typed.numbered then
+      raise exception 'members.token is assigned by the cluster: leave it out'
+        using errcode = 'integrity_constraint_violation';
+    end if;
+    head := advance(typed.cluster, cardinality(typed.ids), 0);
+    update members m set
+      token = head.last_token - cardinality(typed.ids) + ranked.n,
+      registered_at = clock_timestamp(),
+      heartbeat_at = clock_timestamp()
+    from unnest(typed.ids) with ordinality ranked (id, n)
+    where m.id = ranked.id;
+    insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
+    select m.cluster, head.revision - head.last_token + m.token, head.stamp, m.registered_at,
+      'joined', 'registered', m.id, m.token, m.registered_at, m.data
+    from members m where m.id = any (typed.ids);
+  end loop;
+  return null;
+end
+$$;
+
+create function :"schema".members_deleted() returns trigger
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+as $$
+declare
+  emptied record;
+  head clusters;
+begin
+  for emptied in select d.cluster, count(*) as leavers from deleted d group by d.cluster order by d.cluster loop
+    head := advance(emptied.cluster, emptied.leavers);
+    insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
+    select d.cluster, head.revision - emptied.leavers + row_number() over (order by d.token), head.stamp,
+      greatest(clock_timestamp(), d.registered_at), 'left', 'removed', d.id, d.token, d.registered_at
+    from deleted d where d.cluster = emptied.cluster;
+  end loop;
+  return null;
+end
+$$;
+
+create function :"schema".members_data_changed() returns trigger
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+as $$
+declare
+  head constant clusters := advance(new.cluster, 1);
+begin
+  insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
+  values (new.cluster, head.revision, head.stamp, greatest(clock_timestamp(), new.registered_at),
+    'updated', 'data', new.id, new.token, new.registered_at, new.data);
+  return null;
+end
+$$;
+
+create function :"schema".members_refused() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  raise exception '% of members is refused: %', tg_op, case tg_op
+      when 'TRUNCATE' then 'use DELETE, which tells the readers'
+      else 'id, cluster and token of a registration never change'
+    end using errcode = 'integrity_constraint_violation';
+end
+$$;
+
+create trigger members_inserted after insert on :"schema".members
+  referencing new table as inserted for each statement execute function :"schema".members_inserted();
+create trigger members_deleted after delete on :"schema".members
+  referencing old table as deleted for each statement execute function :"schema".members_deleted();
+create trigger members_data_changed after update of data on :"schema".members
+  for each row when (old.data is distinct from new.data) execute function :"schema".members_data_changed();
+create trigger members_identity before update of id, cluster, token on :"schema".members
+  for each row when (
+    old.id <> new.id or old.cluster <> new.cluster or (old.token <> new.token and old.token <> 0)
+  ) execute function :"schema".members_refused();
+create trigger members_truncate before truncate on :"schema".members
+  for each statement execute function :"schema".members_refused();
+
+-- ------------------------------------------------------------------- what members call: writes
+
+-- Registers all of ids that have no registration above their floor (the last token their owner knows
+-- of), and tells the token of each. A retry after a lost reply finds its own row; a late duplicate of
+-- an older attempt finds a higher token and does nothing. The token is null where another cluster
+-- holds the id. Two attempts for one id at the same time: one ends in unique_violation; try again.
+create function :"schema".register(
+  cluster_name text, ids uuid[], contents bytea[], floors bigint[],
+  member_ttl interval, member_crash_grace interval, session_name text, client_pid integer
+) returns table (id uuid, token bigint)
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '2s'
+as $$
+#variable_conflict use_column
+declare
+  claimed constant text := claimed_session(session_name, client_pid);
+  since constant timestamptz := clock_timestamp();
+  moment timestamptz;
+  head clusters;
+  old_ids uuid[];
+  old_tokens bigint[];
+  joiners bigint;
+  highest_floor bigint;
+begin
+  perform from members m where m.id = any (ids) order by m.id for update;
+  if found then
+    with superseded as (
+      delete from members m using unnest(ids, floors) wanted (id, floor)
+      where m.id = wanted.id and m.token <= wanted.floor and m.cluster = cluster_name
+      returning m.id, m.token
+    )
+    select array_agg(s.id), array_agg(s.token) into old_ids, old_tokens from superseded s;
+    perform give_reason(old_ids, old_tokens, since, 'superseded');
+    update members m set heartbeat_at = clock_timestamp(), suspected_at = null, session = claimed
+    where m.id = any (ids) and m.cluster = cluster_name;
+  end if;
+
+  select count(*), max(wanted.floor) into joiners, highest_floor
+  from unnest(ids, floors) wanted (id, floor)
+  where not exists (select from members m where m.id = wanted.id);
+  if joiners > 0 then
+    -- Tokens stay below 2^53, where JavaScript's numbers are exact: nobody may use them up at a stroke.
+    if highest_floor > 1000000000 + coalesce((select c.last_token from clusters c where c.name = cluster_name), 0) then
+      raise exception 'a floor of % is absurd', highest_floor using errcode = 'invalid_parameter_value';
+    end if;
+    head := advance(cluster_name, joiners, highest_floor);
+    -- Read after the cluster was locked: a registration that waited is not born expired.
+    moment := clock_timestamp();
+    insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
+    select cluster_name, head.revision - joiners + joiner.n, head.stamp, moment, 'joined', 'registered',
+      joiner.id, head.last_token - joiners + joiner.n, moment, joiner.data
+    from (
+      select wanted.id, wanted.data, row_number() over (order by wanted.n) as n
+      from unnest(ids, contents) with ordinality wanted (id, data, n)
+      where not exists (select from members m where m.id = wanted.id)
+    ) joiner;
+    insert into members (id, cluster, data, token, ttl, crash_grace, registered_at, heartbeat_at, session)
+    select e.member, e.cluster, e.data, e.token, member_ttl, member_crash_grace, moment, moment, claimed
+    from events e where e.cluster = cluster_name and e.revision > head.revision - joiners;
+    -- Under watch from now on.
+    if not exists (select from sweeps s where s.cluster = cluster_name) then
+      insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
+      values (cluster_name, moment, moment, moment, least(interval '500 ms', member_ttl / 10), pg_postmaster_start_time())
+      on conflict do nothing;
+    end if;
+  end if;
+
+  return query
+    select wanted.id, m.token
+    from unnest(ids) wanted (id) left join members m on m.id = wanted.id and m.cluster = cluster_name;
+end
+$$;
+
+-- Renews registrations, and waits for nobody's lock: one row that somebody holds must not silence the
+-- others. It notifies nobody and leaves the revision alone. Losing it in a crash harms nobody, hence
+-- no wait for the disk. It tells what it could not renew, and what a reader should compare with.
+create function :"schema".heartbeat(
+  cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer,
+  out revision bigint, out stamp uuid, out sweep_overdue boolean,
+  out locked uuid[], out missing uuid[], out reasons text[]
+)
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '1s'
+as $$
+#variable_conflict use_column
+declare
+  claimed constant text := claimed_session(session_name, client_pid);
+  moment constant timestamptz := clock_timestamp();
+  renewed_ids uuid[];
+begin
+  perform set_config('synchronous_commit', 'off', true);
+  with mine as materialized (
+    select m.id
+    from unnest(ids, tokens) held (id, token) join members m on m.id = held.id and m.token = held.token
+    where m.cluster = cluster_name
+    order by m.id for no key update of m skip locked
+  ), renewed as (
+    update members m set heartbeat_at = moment, suspected_at = null, session = claimed
+    from mine where m.id = mine.id
+    returning m.id
+  )
+  select coalesce(array_agg(r.id), '{}') into renewed_ids from renewed r;
+
+  if cardinality(renewed_ids) < cardinality(ids) then
+    select
+      array_agg(held.id) filter (where m.id is not null),
+      array_agg(held.id) filter (where m.id is null),
+      array_agg(coalesce(e.reason, 'removed')) filter (where m.id is null)
+    into locked, missing, reasons
+    from unnest(ids, tokens) held (id, token)
+    left join members m on m.id = held.id and m.token = held.token and m.cluster = cluster_name
+    left join lateral (
+      select e.reason from events e
+      where e.member = held.id and e.token = held.token and e.kind = 'left' and e.cluster = cluster_name
+      order by e.at desc limit 1
+    ) e on m.id is null
+    where held.id <> all (renewed_ids);
+  end if;
+
+  select c.revision, c.stamp into revision, stamp from clusters c where c.name = cluster_name;
+  sweep_overdue := not exists (
+    select from sweeps s
+    where s.cluster = cluster_name and s.swept_at > moment - 2 * s.pace and s.swept_at <= moment
+  );
+end
+$$;
+
+-- Sets the data of registrations, and tells which of them exist.
+create function :"schema".set_data(cluster_name text, ids uuid[], tokens bigint[], contents bytea[])
+returns setof uuid
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '2s'
+as $$
+begin
+  perform from members m where m.id = any (ids) order by m.id for no key update;
+  update members m set data = wanted.data
+  from unnest(ids, tokens, contents) wanted (id, token, data)
+  where m.id = wanted.id and m.token = wanted.token and m.cluster = cluster_name and m.data <> wanted.data;
+  return query
+    select m.id from unnest(ids, tokens) wanted (id, token)
+    join members m on m.id = wanted.id and m.token = wanted.token and m.cluster = cluster_name;
+end
+$$;
+
+-- Ends registrations. One that is gone already, or was replaced by a newer one, is left alone.
+create function :"schema".deregister(cluster_name text, ids uuid[], tokens bigint[]) returns void
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '2s'
+as $$
+declare
+  since constant timestamptz := clock_timestamp();
+begin
+  perform from members m where m.id = any (ids) order by m.id for update;
+  delete from members m using unnest(ids, tokens) leaver (id, token)
+  where m.id = leaver.id and m.token = leaver.token and m.cluster = cluster_name;
+  if found then
+    perform give_reason(ids, tokens, since, 'deregistered');
+  end if;
+end
+$$;
+
+-- ------------------------------------------------------------------- what readers call: sweeps
+
+-- Removes the members of a cluster that are gone. It takes no argument by which a caller could evict
+-- the living, so anyone who reads may call it. Two rules make mistakes impossible:
+--
+-- A late sweep expires nobody. When sweeping had a break (nobody swept, the server restarted, crashed
+-- or was replaced, its clock went back), it has *resumed*, and silence counts from then on only.
+--
+-- Turns. Each caller is told how long to wait for its next turn, so that a cluster sweeps once per
+-- pace whatever its size; the pace follows from the members' ttl, never from a caller.
+--
+-- Tells the wait in milliseconds, how many it removed, and what it could not remove and why.
+create function :"schema".sweep(
+  cluster_name text,
+  out wait_ms integer, out removed integer, out obstacles text[]
+)
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '200ms'
+as $$
+declare
+  since constant timestamptz := clock_timestamp();
+  moment timestamptz;
+  swept sweeps;
+  shortest_ttl interval;
+  population bigint;
+  gone_ids uuid[];
+  gone_tokens bigint[];
+  n integer;
+begin
+  removed := 0;
+  wait_ms := 500;
+  select * into swept from sweeps s where s.cluster = cluster_name for update skip locked;
+  moment := clock_timestamp();
+  if not found then
+    -- Somebody else is at it, or there is no such cluster. An insert would wait: look first.
+    if exists (select from sweeps s where s.cluster = cluster_name)
+      or not exists (select from clusters c where c.name = cluster_name) then
+      return;
+    end if;
+    insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
+    values (cluster_name, moment, moment, moment, interval '500 ms', pg_postmaster_start_time())
+    on conflict do nothing
+    returning * into swept;
+    if not found then
+      return;
+    end if;
+  end if;
+
+  select min(m.ttl), count(*) into shortest_ttl, population from members m where m.cluster = cluster_name;
+  swept.pace := least(interval '500 ms', shortest_ttl / 10);
+  if moment < swept.swept_at
+    or moment > swept.swept_at + shortest_ttl / 3
+    or swept.server_started_at <> pg_postmaster_start_time() then
+    swept.resumed_at := moment;
+  end if;
+  -- Whoever calls without waiting can push the turns of the others only so far.
+  swept.turn := least(greatest(swept.turn, moment) + swept.pace, moment + swept.pace * (20 + 2 * population));
+  wait_ms := ceil(1000 * extract(epoch from swept.turn - moment));
+  update sweeps s set swept_at = moment, resumed_at = swept.resumed_at, turn = swept.turn,
+    pace = swept.pace, server_started_at = pg_postmaster_start_time()
+  where s.cluster = cluster_name;
+
+  -- A heartbeat from the future (the clock went back) would keep a dead member for ever.
+  update members m set heartbeat_at = moment
+  where m.id in (
+    select f.id from members f
+    where f.cluster = cluster_name and f.heartbeat_at > clock_timestamp()
+    order by f.id for no key update skip locked
+  );
+
+  select array_agg(gone.id), array_agg(gone.token) into gone_ids, gone_tokens
+  from (
+    select m.id, m.token from members m
+    where m.cluster = cluster_name and greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment
+    order by m.id for update skip locked
+  ) gone;
+  if gone_ids is null then
+    return;
+  end if;
+
+  -- A deferred foreign key would refuse at commit, and undo the whole sweep with it.
+  set constraints all immediate;
+  begin
+    delete from members m where m.id = any (gone_ids);
+    removed := cardinality(gone_ids);
+  exception when others then
+    -- Something of the application's refuses or is locked: it holds back its own member only. In
+    -- random order, for a bounded time, so that those in the way do not hide the others for ever.
+    for n in select i from generate_subscripts(gone_ids, 1) i order by random() loop
+      exit when clock_timestamp() > since + interval '1 second';
+      begin
+        delete from members m where m.id = gone_ids[n];
+        removed := removed + 1;
+      exception when others then
+        obstacles := obstacles || format('%s: %s (%s)', gone_ids[n], sqlerrm, sqlstate);
+      end;
+    end loop;
+  end;
+  perform give_reason(gone_ids, gone_tokens, since, 'expired');
+end
+$$;
+
+-- -------------------------------------------------------------------- what applications call
+
+-- Makes the transaction depend on a registration: raises MB001 unless it is current and unexpired,
+-- and keeps it from being removed until the transaction ends. Heartbeats and data are not held up.
+create function :"schema".fence(member uuid, registration bigint) returns void
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '2s'
+as $$
+begin
+  perform from members m
+  where m.id = member and m.token = registration and m.heartbeat_at + m.ttl > clock_timestamp()
+  for key share;
+  if not found then
+    raise exception 'registration % of member % is not current', registration, member
+      using errcode = 'MB001', hint = 'Another process may have taken over: roll back.';
+  end if;
+end
+$$;
+
+-- For drivers that send text. With parameters of unknown type, (text, text) is the one that resolves.
+create function :"schema".fence(member text, registration text) returns void
+language sql set search_path = :"schema", pg_temp
+as $$ select fence(member::uuid, registration::bigint) $$;
+create function :"schema".fence(member text, registration bigint) returns void
+language sql set search_path = :"schema", pg_temp
+as $$ select fence(member::uuid, registration) $$;
+create function :"schema".fence(member uuid, registration text) returns void
+language sql set search_path = :"schema", pg_temp
+as $$ select fence(member, registration::bigint) $$;
+
+-- --------------------------------------------------------------------------- for people: audit
+
+-- Who is a member now, and how fresh.
+create view :"schema".members_now as
+select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registered_at, m.heartbeat_at,
+  clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session
+from :"schema".members m;
+
+-- Every stay of every member: from when to when, for how long, why it ended, and what it carried last.
+-- Still here: left_at and reason are null. For the newest stays of a cluster take sessions_between():
+-- the planner cannot read a union in the order of an index.
+create view :"schema".sessions as
+select e.cluster, e.member, e.token, e.registered_at as joined_at, e.at as left_at,
+  e.at - e.registered_at as stayed, e.reason,
+  (
+    select :"schema".readable(c.data) from :"schema".events c
+    where c.member = e.member and c.at <= e.at and c.token = e.token and c.cluster = e.cluster and c.kind <> 'left'
+    order by c.at desc, c.revision desc limit 1
+  ) as data
+from :"schema".events e where e.kind = 'left'
+union all
+select m.cluster, m.id, m.token, m.registered_at, null, clock_timestamp() - m.registered_at, null,
+  :"schema".readable(m.data)
+from :"schema".members m;
+
+-- Every change, with readable data.
+create view :"schema".changes as
+select e.cluster, e.revision, e.at, e.kind, e.reason, e.member, e.token, :"schema".readable(e.data) as data
+from :"schema".events e;
+
+-- The stays of a cluster that were going on at a time and have ended since: their 'left' events.
+create function :"schema".stays_at(cluster_name text, moment timestamptz) returns setof :"schema".events
+language sql stable
+set search_path = :"schema", pg_temp
+as $$
+  select e.*
+  from unnest('{1 s, 5 s, 30 s, 2 min, 10 min, 1 h, 6 h, 24 h, 168 h, 720 h, 8760 h, 87600 h, null}'::interval[])
+    with ordinality class (longest, n)
+  cross join lateral (
+    select * from events e
+    where e.cluster = cluster_name and e.kind = 'left'
+      and width_bucket(e.at - e.registered_at,
+        '{1 s, 5 s, 30 s, 2 min, 10 min, 1 h, 6 h, 24 h, 168 h, 720 h, 8760 h, 87600 h}'::interval[]) = class.n - 1
+      and e.at > moment and e.at <= coalesce(moment + class.longest, 'infinity')
+      and e.registered_at <= moment
+  ) e
+$$;
+
+-- The stays in a cluster that overlap a period; only the newest, if a number is given. First those still
+-- here, then by when they ended, newest first.
+create function :"schema".sessions_between(
+  cluster_name text, since timestamptz default '-infinity', until timestamptz default 'infinity', newest bigint default null
+) returns table (
+  member uuid, token bigint, joined_at timestamptz, left_at timestamptz, stayed interval, reason text, data text
+)
+language sql stable
+set search_path = :"schema", pg_temp
+as $$
+  select stay.member, stay.token, stay.joined_at, stay.left_at,
+    coalesce(stay.left_at, clock_timestamp()) - stay.joined_at, stay.reason,
+    readable(coalesce(stay.data, (
+      select c.data from events c
+      where c.member = stay.member and c.at <= stay.left_at and c.token = stay.token
+        and c.cluster = cluster_name and c.kind <> 'left'
+      order by c.at desc, c.revision desc limit 1
+    )))
+  from (
+    select m.id as member, m.token, m.registered_at as joined_at, null::timestamptz as left_at, null as reason, m.data
+    from members m where m.cluster = cluster_name and m.registered_at <= until
+    union all
+    select e.member, e.token, e.registered_at, e.at, e.reason, null from stays_at(cluster_name, until) e
+    union all
+    (
+      select e.member, e.token, e.registered_at, e.at, e.reason, null from events e
+      where e.cluster = cluster_name and e.kind = 'left' and e.at between since and until
+      order by e.at desc limit newest
+    )
+    order by left_at desc nulls first, token desc limit newest
+  ) stay
+  order by stay.left_at desc nulls first, stay.token desc
+$$;
+
+-- Who was a member at a time, and what each carried then.
+create function :"schema".members_at(cluster_name text, moment timestamptz)
+returns table (id uuid, token bigint, data text, registered_at timestamptz)
+language sql stable
+set search_path = :"schema", pg_temp
+as $$
+  select stay.member, stay.token, readable((
+      select c.data from events c
+      where c.member = stay.member and c.at <= moment and c.token = stay.token
+        and c.cluster = cluster_name and c.kind <> 'left'
+      order by c.at desc, c.revision desc limit 1
+    )), stay.joined_at
+  from (
+    select e.member, e.token, e.registered_at as joined_at from stays_at(cluster_name, moment) e
+    union all
+    select m.id, m.token, m.registered_at
+    from members m where m.cluster = cluster_name and m.registered_at <= moment
+  ) stay
+  order by stay.token
+$$;
+
+-- Keeps the log bounded: deletes events older than that, but for those that say what a member carried
+-- then, so that every question about the time since is answered as before. Readers that need a deleted
+-- event read everything instead.
+create function :"schema".trim_events(older_than interval) returns bigint
+language sql
+set search_path = :"schema", pg_temp
+as $$
+  with cutoff as materialized (
+    select clock_timestamp() - older_than as at
+  ), trimmed as (
+    delete from events e using cutoff
+    where e.at < cutoff.at and (e.kind = 'left' or exists (
+      select from events later
+      where later.member = e.member and later.at >= e.at and later.at < cutoff.at
+        and later.token = e.token and later.cluster = e.cluster and later.revision > e.revision
+    ))
+    returning 1
+  )
+  select count(*) from trimmed
+$$;
+
+-- ----------------------------------------------------------------------------------- privileges
+
+-- Nothing for everyone. What the roles of applications need is in grants/member.sql and grants/reader.sql.
+revoke all on all functions in schema :"schema" from public;

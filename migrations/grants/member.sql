@@ -1,0 +1,12 @@
+-- A member takes part: all that a reader may, and the functions that register, renew, change, leave and
+-- fence. It touches no table but through them. Members of a cluster trust one another.
+-- psql -v schema=pgmembership -v role=app -f member.sql   (after reader.sql for the same role)
+
+grant execute on function
+  :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer),
+  :"schema".heartbeat(text, uuid[], bigint[], text, integer),
+  :"schema".set_data(text, uuid[], bigint[], bytea[]),
+  :"schema".deregister(text, uuid[], bigint[]),
+  :"schema".fence(uuid, bigint), :"schema".fence(text, text),
+  :"schema".fence(text, bigint), :"schema".fence(uuid, text)
+  to :"role";
