@@ -1,0 +1,19 @@
+/**
+ * Milliseconds that only ever go forward, also while the machine is suspended.
+ *
+ * The monotonic clock stops during a suspension; the time since boot does not (it is coarse on some
+ * systems, hence the second of slack). The larger of the two can only make a lease end earlier.
+ */
+import { uptime } from 'node:os'
+import { performance } from 'node:perf_hooks'
+
+const UPTIME_SLACK_MS = 1_000
+const performanceAtStart = performance.now()
+const uptimeAtStart = uptime()
+
+export function monotonicMs(): number {
+  return Math.max(
+    performance.now() - performanceAtStart,
+    (uptime() - uptimeAtStart) * 1_000 - UPTIME_SLACK_MS,
+  )
+}

@@ -1,0 +1,72 @@
+/** What went wrong, by what a caller can do about it. All have a stable `code`. */
+
+export type LossReason = 'unreachable' | 'expired' | 'crashed' | 'removed' | 'superseded'
+
+/** The base of all errors of this library, but for the TypeError and RangeError of bad `data`. */
+export class MembershipError extends Error {
+  /** Stable, for programs. */
+  declare readonly code: 'CLOSED' | 'LOST' | 'DEREGISTERED' | 'ABORTED' | 'SCHEMA' | 'OPTION' | 'CONNECTION'
+}
+
+/** The cluster is closed: make a new one. */
+export class ClosedError extends MembershipError {
+  override readonly code = 'CLOSED'
+}
+
+/** The registration can no longer be trusted: stop acting in its name. */
+export class MembershipLostError extends MembershipError {
+  override readonly code = 'LOST'
+  /** 'unreachable': no heartbeat got through in time. Otherwise what the event log says. */
+  readonly reason: LossReason
+
+  constructor(message?: string, options?: ErrorOptions & { readonly reason?: LossReason }) {
+    super(message, options)
+    this.reason = options?.reason ?? 'unreachable'
+  }
+}
+
+/** The registration was given up by `deregister()`. */
+export class DeregisteredError extends MembershipError {
+  override readonly code = 'DEREGISTERED'
+}
+
+/** The caller's signal aborted the wait; `cause` is the signal's reason. */
+export class AbortedError extends MembershipError {
+  override readonly code = 'ABORTED'
+  /** What the database last answered while the call waited. */
+  readonly lastError: Error | undefined
+
+  constructor(message?: string, options?: ErrorOptions & { readonly lastError?: Error | undefined }) {
+    super(message, options)
+    this.lastError = options?.lastError
+  }
+}
+
+/** The schema is missing, older, or newer than this code can work with, or not granted: the message says what to do. */
+export class SchemaError extends MembershipError {
+  override readonly code = 'SCHEMA'
+}
+
+/** An option was refused: the message names option, value and range. */
+export class OptionError extends MembershipError {
+  override readonly code = 'OPTION'
+}
+
+/** A failure to connect that will not pass by itself: authentication, unknown database, impossible host name. */
+export class ConnectionError extends MembershipError {
+  override readonly code = 'CONNECTION'
+}
+
+for (const [type, name] of [
+  [MembershipError, 'MembershipError'],
+  [ClosedError, 'ClosedError'],
+  [MembershipLostError, 'MembershipLostError'],
+  [DeregisteredError, 'DeregisteredError'],
+  // What Node's own APIs call it: programs look for this name.
+  [AbortedError, 'AbortError'],
+  [SchemaError, 'SchemaError'],
+  [OptionError, 'OptionError'],
+  [ConnectionError, 'ConnectionError'],
+] as const) {
+  Object.defineProperty(type.prototype, 'name', { value: name, configurable: true, writable: true })
+}

@@ -1,0 +1,53 @@
+/** What a cluster asks of whatever holds its members: the one thing PostgreSQL and memory differ in. */
+import type { LossReason } from './errors.js'
+import type { Change } from './snapshot.js'
+import type { Member } from './member.js'
+import type { QueryClient } from './cluster.js'
+
+/** A point in a cluster's history. The stamp tells apart two histories that reached equal revisions. */
+export interface Position {
+  readonly revision: number
+  readonly stamp: string
+}
+
+/** One stay of a member; what names a row beyond doubt. */
+export interface Registration {
+  readonly id: string
+  readonly token: number
+}
+
+export type Reading =
+  | ({ readonly kind: 'same' } & Position)
+  | ({ readonly kind: 'changes'; readonly changes: readonly Change[] } & Position)
+  /** `recovering`: from a standby, whose view may be old. */
+  | ({ readonly kind: 'all'; readonly members: readonly Member[]; readonly recovering: boolean } & Position)
+
+export interface Heartbeat extends Position {
+  /** Ids whose rows somebody holds locked: not renewed, and not lost. */
+  readonly locked: readonly string[]
+  /** Registrations that are gone, and why. */
+  readonly missing: ReadonlyMap<string, LossReason>
+  readonly sweepOverdue: boolean
+}
+
+export interface Sweep {
+  /** Milliseconds until this process's next turn. */
+  readonly waitMs: number
+  readonly removed: number
+  /** What could not be removed, and why. */
+  readonly obstacles: readonly string[]
+}
+
+export interface Store {
+  /** What happened since; everything when that is not known, or nothing was read yet. */
+  read(since: Position | undefined): Promise<Reading>
+  heartbeat(registrations: readonly Registration[]): Promise<Heartbeat>
+  /** The tokens by id. An id is left out when it belongs to another cluster. Retries find their own row. */
+  register(
+    wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
+  ): Promise<ReadonlyMap<string, number>>
+  setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<void>
+  deregister(registrations: readonly Registration[]): Promise<void>
+  sweep(): Promise<Sweep>
+  fence(client: QueryClient, registration: Registration): Promise<void>
+}

@@ -1,0 +1,82 @@
+/** Waiting that a signal, or a bound, can end. */
+import { setMaxListeners } from 'node:events'
+import { AbortedError } from './errors.js'
+
+export interface WaitOptions {
+  readonly signal?: AbortSignal
+}
+
+/** Calls back once when the signal aborts, at once if it has. Returns how to stop listening. */
+export function onAbort(signal: AbortSignal | undefined, callback: () => void): () => void {
+  if (signal === undefined) return () => undefined
+  if (signal.aborted) {
+    callback()
+    return () => undefined
+  }
+  // Hundreds of waits may share one signal: that is no leak, and no reason for Node's warning.
+  setMaxListeners(0, signal)
+  signal.addEventListener('abort', callback, { once: true })
+  return () => signal.removeEventListener('abort', callback)
+}
+
+export function abortedError(signal: AbortSignal, lastError?: Error): AbortedError {
+  return new AbortedError('The wait was aborted', { cause: signal.reason, lastError })
+}
+
+/** Bounds a wait; what comes too late is dropped. */
+export async function within<T>(ms: number, promise: Promise<T>, what: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} took longer than ${String(Math.round(ms))} ms`)), ms)
+  })
+  promise.catch(() => undefined)
+  try {
+    return await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Promises of one kind that are settled together. */
+export class Waiting<T> {
+  readonly #entries = new Set<{
+    readonly rank: number
+    readonly resolve: (value: T) => void
+    readonly reject: (error: Error) => void
+  }>()
+
+  get size(): number {
+    return this.#entries.size
+  }
+
+  /** On abort only this wait ends, with an AbortedError that carries `lastError()`. */
+  wait(options: WaitOptions = {}, lastError?: () => Error | undefined, rank = 0): Promise<T> {
+    const { signal } = options
+    return new Promise<T>((resolve, reject) => {
+      let release = (): void => undefined
+      const finish = (settle: () => void): void => {
+        this.#entries.delete(entry)
+        release()
+        settle()
+      }
+      const entry = {
+        rank,
+        resolve: (value: T) => finish(() => resolve(value)),
+        reject: (error: Error) => finish(() => reject(error)),
+      }
+      this.#entries.add(entry)
+      if (signal !== undefined) {
+        release = onAbort(signal, () => entry.reject(abortedError(signal, lastError?.())))
+      }
+    })
+  }
+
+  /** Resolves all whose rank is not above this one. */
+  resolve(value: T, upTo = Infinity): void {
+    for (const entry of [...this.#entries]) if (entry.rank <= upTo) entry.resolve(value)
+  }
+
+  reject(error: Error): void {
+    for (const entry of [...this.#entries]) entry.reject(error)
+  }
+}
