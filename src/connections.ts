@@ -1,0 +1,73 @@
+/**
+ * A process's connections: H for heartbeats and refreshes, which never waits on a lock; W for whatever
+ * may wait; the listener. Several clusters may share them; the last to close closes them.
+ *
+ * All carry one session name as application_name: while any of them is there, the process is.
+ */
+import { randomBytes } from 'node:crypto'
+import { hostname } from 'node:os'
+import { ClosedError } from './errors.js'
+import { Listener } from './listener.js'
+import type { Connection, Connections } from './options.js'
+import { SingleConnection } from './single-connection.js'
+
+const IDLE_MS = 10_000
+/** Above every lock_timeout of the functions that W calls. */
+const PATIENCE_MS = 5_000
+
+export class SharedConnections implements Connections {
+  readonly [connections: symbol]: true
+  readonly session: string
+  readonly heartbeats: SingleConnection
+  readonly writes: SingleConnection
+  readonly listener: Listener | undefined
+  #users = 0
+  #closed = false
+
+  constructor(connection: Connection, listenConnection: Connection | false | undefined) {
+    this.session = sessionName()
+    this.heartbeats = new SingleConnection({ connection, session: this.session, timeoutMs: PATIENCE_MS })
+    this.writes = new SingleConnection({
+      connection,
+      session: this.session,
+      timeoutMs: PATIENCE_MS,
+      idleMs: IDLE_MS,
+    })
+    if (listenConnection !== false) {
+      this.listener = new Listener({
+        session: this.session,
+        connection: listenConnection ?? connection,
+        /** Where queries go through a pooler and no other address was given, LISTEN would be lost. */
+        allowed: async () => listenConnection !== undefined || (await this.heartbeats.isDirect()),
+        notify: (channel, payload) => this.writes.run('select pg_notify($1, $2)', [channel, payload]),
+      })
+    }
+  }
+
+  /** An attempt that takes longer than a quarter of the ttl leaves no time for another. */
+  attach(ttlMs: number): void {
+    if (this.#closed) throw new ClosedError('These connections are closed')
+    this.#users += 1
+    this.heartbeats.timeoutMs = Math.min(this.heartbeats.timeoutMs, ttlMs / 4)
+  }
+
+  /** Closes all when nobody uses them any more; destroys at the deadline what does not answer. */
+  async detach(deadlineMs: number): Promise<void> {
+    this.#users -= 1
+    if (this.#users > 0 || this.#closed) return
+    this.#closed = true
+    await Promise.all([
+      this.listener?.close(deadlineMs),
+      this.heartbeats.close(deadlineMs),
+      this.writes.close(deadlineMs),
+    ])
+  }
+}
+
+/** ASCII and under 64 bytes, or PostgreSQL would change it; readable in pg_stat_activity. */
+function sessionName(): string {
+  const host = hostname()
+    .replace(/[^A-Za-z0-9.-]/g, '')
+    .slice(0, 20)
+  return `pg-membership ${host} ${String(process.pid)} ${randomBytes(6).toString('hex')}`
+}

@@ -1,0 +1,211 @@
+/**
+ * Hints, over a connection of their own. The only file that knows pg-listen.
+ *
+ * pg-listen's own reconnection gives up, leaks, or turns deaf in ways that nothing reports. Here a
+ * subscriber lives once: whatever happens to it, it is destroyed and a new one is built, which listens,
+ * and then proves that it hears: a nonce sent through another connection must come back. It must prove
+ * so again whenever a change was found that no hint had announced, and from time to time.
+ */
+import { randomUUID } from 'node:crypto'
+import pgListen from 'pg-listen'
+import { clientConfig, type ClientConfig } from './client.js'
+import { permanentError } from './database-errors.js'
+import { Loop } from './loop.js'
+import type { Connection } from './options.js'
+import { within } from './waiting.js'
+
+export interface ListenerOptions {
+  readonly connection: Connection
+  readonly session: string
+  /** false: LISTEN cannot work here. */
+  readonly allowed: () => Promise<boolean>
+  /** Through another connection. */
+  readonly notify: (channel: string, payload: string) => Promise<unknown>
+}
+
+export interface Subscription {
+  /** Its name is asked of the database, once. */
+  readonly channel: () => Promise<string>
+  readonly onHint: () => void
+  /** Hints that were missed before must be made up for; or from now on hints will be missed. */
+  readonly onChange: (hearing: boolean) => void
+  readonly onError: (error: Error) => void
+}
+
+const TIMEOUT_MS = 2_000
+const MAX_BACKOFF_MS = 5_000
+/** After an error that waiting does not cure. */
+const PERMANENT_MS = 60_000
+/** How long silence is taken for quiet. */
+const PROOF_INTERVAL_MS = 30_000
+
+interface Ear {
+  readonly subscriber: ReturnType<typeof pgListen.default>
+  readonly socket: ClientConfig
+  readonly channels: Set<string>
+}
+
+export class Listener {
+  readonly #options: ListenerOptions
+  /** And their channels, as far as known. */
+  readonly #subscriptions = new Map<Subscription, string | undefined>()
+  readonly #probe = `member_probe_${randomUUID().replaceAll('-', '')}`
+  readonly #loop = new Loop({
+    run: () => this.#run(),
+    onError: (error) => this.#failed(error),
+    maxBackoffMs: () => MAX_BACKOFF_MS,
+  })
+  #ear: Ear | undefined
+  #opening: ClientConfig | undefined
+  #hearing = false
+  #proven = false
+  #awaited: { readonly nonce: string; readonly resolve: () => void } | undefined
+  #closed = false
+
+  constructor(options: ListenerOptions) {
+    this.#options = options
+  }
+
+  get hearing(): boolean {
+    return this.#hearing
+  }
+
+  /** Returns how to unsubscribe. */
+  subscribe(subscription: Subscription): () => void {
+    this.#subscriptions.set(subscription, undefined)
+    this.#loop.wakeNow()
+    return () => {
+      this.#subscriptions.delete(subscription)
+      this.#loop.wake()
+    }
+  }
+
+  /** Something was missed, perhaps: is it deaf? */
+  doubt(): void {
+    this.#proven = false
+    this.#loop.wake()
+  }
+
+  async close(deadlineMs: number): Promise<void> {
+    this.#closed = true
+    const stopped = this.#loop.stop()
+    this.#opening?.destroy()
+    await this.#dropEar(deadlineMs)
+    await within(deadlineMs, stopped, 'closing the listener').catch(() => undefined)
+    await this.#dropEar(0)
+  }
+
+  async #run(): Promise<number> {
+    if (!(await this.#options.allowed())) return Infinity
+    const ear = (this.#ear ??= await this.#open())
+    await this.#followSubscriptions(ear)
+    if (!this.#proven) await this.#prove(ear)
+    this.#setHearing(true)
+    return this.#subscriptions.size === 0 ? Infinity : PROOF_INTERVAL_MS
+  }
+
+  async #open(): Promise<Ear> {
+    const { connection, session } = this.#options
+    const socket = await clientConfig({ connection, session, connectTimeoutMs: TIMEOUT_MS })
+    this.#opening = socket
+    const subscriber = pgListen.default(
+      { ...socket.config, query_timeout: TIMEOUT_MS },
+      // Never reconnects by itself, never parses what anybody may have sent, never asks beside us.
+      { retryLimit: 1, paranoidChecking: false, parse: (text) => text, serialize: String },
+    )
+    const ear: Ear = { subscriber, socket, channels: new Set() }
+    subscriber.events.on('error', (error: Error) => this.#broken(ear, error))
+    subscriber.events.on('notification', ({ channel, payload }) => this.#hear(channel, String(payload)))
+    this.#proven = false
+    try {
+      await within(TIMEOUT_MS, subscriber.connect(), 'connecting the listener')
+      if (this.#closed) throw new Error('The listener is closed')
+      return ear
+    } catch (error) {
+      socket.destroy()
+      throw error
+    } finally {
+      this.#opening = undefined
+    }
+  }
+
+  // One query at a time: pg warns about more on the console.
+  async #followSubscriptions({ subscriber, channels }: Ear): Promise<void> {
+    for (const [subscription, known] of this.#subscriptions) {
+      const channel = known ?? (await subscription.channel())
+      if (this.#subscriptions.has(subscription)) this.#subscriptions.set(subscription, channel)
+    }
+    const wanted = new Set([
+      this.#probe,
+      ...[...this.#subscriptions.values()].filter((channel) => channel !== undefined),
+    ])
+    for (const channel of wanted) {
+      if (channels.has(channel)) continue
+      await within(TIMEOUT_MS, Promise.resolve(subscriber.listenTo(channel)), 'LISTEN')
+      channels.add(channel)
+      // What happened before is for a refresh to find: the channel was not heard then.
+      this.#tell(channel)
+    }
+    for (const channel of channels) {
+      if (wanted.has(channel)) continue
+      await within(TIMEOUT_MS, Promise.resolve(subscriber.unlisten(channel)), 'UNLISTEN')
+      channels.delete(channel)
+    }
+  }
+
+  async #prove(ear: Ear): Promise<void> {
+    const nonce = randomUUID()
+    const heard = new Promise<void>((resolve) => (this.#awaited = { nonce, resolve }))
+    await this.#options.notify(this.#probe, nonce)
+    await within(TIMEOUT_MS, heard, 'hearing a notification').finally(() => (this.#awaited = undefined))
+    if (this.#ear !== ear && this.#ear !== undefined) throw new Error('The listener was replaced')
+    this.#proven = true
+  }
+
+  #hear(channel: string, payload: string): void {
+    if (channel === this.#probe) {
+      if (payload === this.#awaited?.nonce) this.#awaited.resolve()
+      return
+    }
+    this.#tell(channel)
+  }
+
+  #tell(channel: string): void {
+    for (const [subscription, its] of this.#subscriptions) if (its === channel) subscription.onHint()
+  }
+
+  #broken(ear: Ear, error: Error): void {
+    if (this.#ear !== ear) {
+      ear.socket.destroy()
+      return
+    }
+    this.#failed(error)
+    this.#loop.wake()
+  }
+
+  #failed(error: Error): number | undefined {
+    const permanent = permanentError(error)
+    void this.#dropEar(0)
+    this.#setHearing(false)
+    if (!this.#closed) {
+      for (const { onError } of this.#subscriptions.keys()) onError(permanent ?? error)
+    }
+    return permanent === undefined ? undefined : PERMANENT_MS
+  }
+
+  async #dropEar(politelyMs: number): Promise<void> {
+    const ear = this.#ear
+    if (ear === undefined) return
+    this.#ear = undefined
+    const closed = Promise.resolve(ear.subscriber.close())
+    closed.catch(() => undefined)
+    if (politelyMs > 0) await within(politelyMs, closed, 'closing').catch(() => undefined)
+    ear.socket.destroy()
+  }
+
+  #setHearing(hearing: boolean): void {
+    if (this.#hearing === hearing) return
+    this.#hearing = hearing
+    for (const subscription of this.#subscriptions.keys()) subscription.onChange(hearing)
+  }
+}

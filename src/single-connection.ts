@@ -1,0 +1,197 @@
+/**
+ * One connection that is opened when needed, shared by turns, and replaced after any trouble.
+ *
+ * Kysely's driver puts a dead socket back into its pool and listens for no error on it; this stands
+ * between the two. Each query has a bound; past it, the socket is destroyed and the server gives up by
+ * itself (client_connection_check_interval).
+ */
+import type { PostgresPool, PostgresPoolClient } from 'kysely'
+import pg from 'pg'
+import { clientConfig, type ClientConfig } from './client.js'
+import { breaksConnection } from './database-errors.js'
+import { ClosedError } from './errors.js'
+import type { Connection } from './options.js'
+import { within } from './waiting.js'
+
+export interface SingleConnectionOptions {
+  readonly connection: Connection
+  readonly session: string
+  /** Bound of each attempt to connect, and of each query. */
+  readonly timeoutMs: number
+  /** Closed after this long without use; default never. */
+  readonly idleMs?: number
+}
+
+interface Open {
+  readonly client: pg.Client
+  readonly socket: ClientConfig
+  /** The backend at the other end is one's own: no pooler in between. */
+  readonly direct: boolean
+}
+
+export class SingleConnection implements PostgresPool {
+  readonly #options: SingleConnectionOptions
+  readonly #lostCallbacks = new Set<() => void>()
+  timeoutMs: number
+  #open: Open | undefined
+  #opening: ClientConfig | undefined
+  #turn: Promise<void> = Promise.resolve()
+  #idleTimer: NodeJS.Timeout | undefined
+  #closed = false
+
+  constructor(options: SingleConnectionOptions) {
+    this.#options = options
+    this.timeoutMs = options.timeoutMs
+  }
+
+  /** What the client was told its backend is; 0 when it is not connected. */
+  get backendPid(): number {
+    return (this.#open?.client as { processID?: number } | undefined)?.processID ?? 0
+  }
+
+  /** Calls back whenever a connection that was in use or idle breaks. */
+  onLost(callback: () => void): () => void {
+    this.#lostCallbacks.add(callback)
+    return () => this.#lostCallbacks.delete(callback)
+  }
+
+  async isDirect(): Promise<boolean> {
+    const lease = await this.connect()
+    lease.release()
+    return this.#open?.direct ?? false
+  }
+
+  async run(text: string, values: readonly unknown[]): Promise<unknown> {
+    const lease = await this.connect()
+    try {
+      return await lease.query(text, values)
+    } finally {
+      lease.release()
+    }
+  }
+
+  /** Waits for its turn; whoever has it must release it. */
+  async connect(): Promise<PostgresPoolClient> {
+    const before = this.#turn
+    let release = (): void => undefined
+    this.#turn = new Promise((resolve) => (release = resolve))
+    await before
+    clearTimeout(this.#idleTimer)
+    try {
+      const open = (this.#open ??= await this.#connect())
+      return {
+        query: this.#query.bind(this, open) as PostgresPoolClient['query'],
+        release: () => {
+          this.#startIdling()
+          release()
+        },
+      }
+    } catch (error) {
+      release()
+      throw error
+    }
+  }
+
+  /** For Kysely, which must not close what others share. */
+  end(): Promise<void> {
+    return Promise.resolve()
+  }
+
+  /** Says goodbye to the server after the query under way, or is destroyed at the deadline. */
+  async close(deadlineMs: number): Promise<void> {
+    this.#closed = true
+    clearTimeout(this.#idleTimer)
+    const polite = this.#turn.then(() => this.#open?.client.end())
+    await within(deadlineMs, polite, 'closing').catch(() => undefined)
+    this.#opening?.destroy()
+    this.#discard(this.#open)
+  }
+
+  async #connect(): Promise<Open> {
+    if (this.#closed) throw new ClosedError('The connections are closed')
+    const socket = await clientConfig({ ...this.#options, connectTimeoutMs: this.timeoutMs })
+    this.#opening = socket
+    try {
+      const client = new pg.Client(socket.config)
+      // Until it is in use, and after it has failed, an error must still find a listener.
+      client.on('error', () => undefined)
+      await within(this.timeoutMs, client.connect(), 'connecting')
+      const open = { client, socket, direct: await this.#greet(client) }
+      const onEnd = (): void => this.#discard(open)
+      client.on('error', onEnd)
+      client.on('end', onEnd)
+      if (this.#isClosed()) throw new ClosedError('The connections are closed')
+      return open
+    } catch (error) {
+      socket.destroy()
+      throw error
+    } finally {
+      this.#opening = undefined
+    }
+  }
+
+  // Behind `await`, another call may have closed it.
+  #isClosed(): boolean {
+    return this.#closed
+  }
+
+  /** Refuses a standby, finds a pooler, and sets on a connection of one's own what a pooler would leak to others. */
+  async #greet(client: pg.Client): Promise<boolean> {
+    const { processID } = client as unknown as { processID: number | null }
+    const { rows } = await client.query<{ standby: boolean; direct: boolean }>({
+      text: GREETING,
+      values: [processID ?? 0, this.#options.session],
+      query_timeout: this.timeoutMs,
+    } as pg.QueryConfig)
+    if (rows[0]?.standby !== false) {
+      throw Object.assign(new Error('The server is a standby: it cannot take heartbeats'), { code: '25006' })
+    }
+    return rows[0].direct
+  }
+
+  async #query(open: Open, text: string, values: readonly unknown[] = []): Promise<unknown> {
+    try {
+      // Not in the types, but in pg since 8.0.
+      const query = { text, values: [...values], query_timeout: this.timeoutMs } as pg.QueryConfig
+      return await open.client.query(query)
+    } catch (error) {
+      if (breaksConnection(error)) this.#discard(open)
+      throw error
+    }
+  }
+
+  #discard(open: Open | undefined): void {
+    if (open === undefined) return
+    open.socket.destroy()
+    if (this.#open !== open) return
+    this.#open = undefined
+    if (!this.#closed) for (const callback of this.#lostCallbacks) callback()
+  }
+
+  #startIdling(): void {
+    const { idleMs } = this.#options
+    if (idleMs === undefined || this.#closed) return
+    this.#idleTimer = setTimeout(() => {
+      const open = this.#open
+      this.#open = undefined
+      open?.client.end().catch(() => undefined)
+    }, idleMs)
+    this.#idleTimer.unref()
+  }
+}
+
+const GREETING = `
+  select pg_is_in_recovery() as standby, direct,
+    case when direct then array[
+      set_config('default_transaction_isolation', 'read committed', false),
+      set_config('default_transaction_read_only', 'off', false),
+      set_config('statement_timeout', '0', false),
+      set_config('idle_session_timeout', '0', false),
+      set_config('tcp_keepalives_idle', '10', false),
+      set_config('tcp_keepalives_interval', '5', false),
+      set_config('tcp_keepalives_count', '3', false),
+      case when version() like '%linux%' then set_config('client_connection_check_interval', '1s', false) end
+    ] end
+  from (
+    select pg_backend_pid() = $1::integer and current_setting('application_name') = $2 as direct
+  ) backend`

@@ -1,0 +1,217 @@
+/** Every query of a cluster, in Kysely; rows to members. The rules are in migrations/*.sql. */
+import { Kysely, PostgresDialect, sql, type RawBuilder } from 'kysely'
+import type { QueryClient } from './cluster.js'
+import type { SharedConnections } from './connections.js'
+import type { LossReason } from './errors.js'
+import type { Member } from './member.js'
+import type { Timing } from './options.js'
+import { checkSchemaVersion, quoteIdentifier } from './schema.js'
+import type { Change } from './snapshot.js'
+import type { Heartbeat, Position, Reading, Registration, Store, Sweep } from './store.js'
+
+/** Behind by more than this, everything is read instead. */
+const MAX_CHANGES = 1_000
+
+interface HeadRow {
+  revision: string
+  stamp: string
+}
+
+interface MemberColumns {
+  id: string | null
+  token: string
+  data: Buffer | null
+  registered_at: Date
+}
+
+export class Statements implements Store {
+  readonly #heartbeats: Kysely<unknown>
+  readonly #writes: Kysely<unknown>
+  readonly #connections: SharedConnections
+  readonly #cluster: string
+  readonly #schema: string
+  readonly #timing: Timing
+
+  constructor(connections: SharedConnections, schema: string, cluster: string, timing: Timing) {
+    this.#connections = connections
+    this.#schema = schema
+    this.#cluster = cluster
+    this.#timing = timing
+    this.#heartbeats = new Kysely({ dialect: new PostgresDialect({ pool: connections.heartbeats }) })
+    this.#writes = new Kysely({ dialect: new PostgresDialect({ pool: connections.writes }) })
+  }
+
+  /** Where hints are sent; its computation is the database's affair. */
+  async channel(): Promise<string> {
+    const { rows } = await sql<{ channel: string }>`
+      select ${this.#name('channel')}(${this.#cluster}) as channel`.execute(this.#heartbeats)
+    return one(rows).channel
+  }
+
+  async read(since: Position | undefined): Promise<Reading> {
+    const known = since !== undefined && since.stamp !== ''
+    return (known ? await this.#readSince(since) : undefined) ?? (await this.#readAll())
+  }
+
+  /** undefined: what happened since is not known any more, or is too much. */
+  async #readSince(since: Position): Promise<Reading | undefined> {
+    const { rows } = await sql<HeadRow & MemberColumns & { known: boolean; kind: Change['kind'] }>`
+      select c.revision, c.stamp, e.kind, e.member as id, e.token, e.data, e.registered_at,
+        exists (
+          select from ${this.#name('events')} seen
+          where seen.cluster = c.name and seen.revision = ${since.revision} and seen.stamp = ${since.stamp}
+        ) as known
+      from ${this.#name('clusters')} c
+      left join ${this.#name('events')} e on e.cluster = c.name and e.revision > ${since.revision}
+      where c.name = ${this.#cluster}
+      order by e.revision
+      limit ${MAX_CHANGES + 1}`.execute(this.#heartbeats)
+    const [head] = rows
+    if (head === undefined) return undefined
+    const position = positionOf(head)
+    if (position.revision === since.revision && position.stamp === since.stamp)
+      return { kind: 'same', ...position }
+    if (!head.known || head.id === null || rows.length > MAX_CHANGES) return undefined
+    // Trimming may have left a hole.
+    if (rows.length !== position.revision - since.revision) return undefined
+    return {
+      kind: 'changes',
+      ...position,
+      changes: rows.map((row) => ({ kind: row.kind, member: memberOf(row) })),
+    }
+  }
+
+  async #readAll(): Promise<Reading> {
+    const { rows } = await sql<
+      {
+        revision: string | null
+        stamp: string | null
+        version: number
+        compatible_from: number
+        recovering: boolean
+      } & MemberColumns
+    >`
+      select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
+        c.revision, c.stamp, m.id, m.token, m.data, m.registered_at
+      from ${this.#name('schema_version')}() v
+      left join ${this.#name('clusters')} c on c.name = ${this.#cluster}
+      left join ${this.#name('members')} m on m.cluster = c.name
+      order by m.token`.execute(this.#heartbeats)
+    const head = one(rows)
+    checkSchemaVersion({ version: head.version, compatibleFrom: head.compatible_from })
+    return {
+      kind: 'all',
+      revision: Number(head.revision ?? 0),
+      stamp: head.stamp ?? '',
+      recovering: head.recovering,
+      members: rows.filter((row) => row.id !== null).map(memberOf),
+    }
+  }
+
+  async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
+    const { rows } = await sql<
+      HeadRow & {
+        sweep_overdue: boolean
+        locked: string[] | null
+        missing: string[] | null
+        reasons: LossReason[] | null
+      }
+    >`
+      select h.*, h.locked::text[] as locked, h.missing::text[] as missing
+      from ${this.#name('heartbeat')}(
+        ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)},
+        ${this.#connections.session}, ${this.#connections.heartbeats.backendPid}
+      ) h`.execute(this.#heartbeats)
+    const row = one(rows)
+    return {
+      ...positionOf(row),
+      sweepOverdue: row.sweep_overdue,
+      locked: row.locked ?? [],
+      missing: new Map(row.missing?.map((id, n) => [id, row.reasons?.[n] ?? 'removed'])),
+    }
+  }
+
+  async register(
+    wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
+  ): Promise<ReadonlyMap<string, number>> {
+    const { ttlMs, crashGraceMs } = this.#timing
+    const { rows } = await sql<{ id: string; token: string | null }>`
+      select * from ${this.#name('register')}(
+        ${this.#cluster}, ${ids(wanted)}, ${contents(wanted)}, ${array(
+          wanted.map(({ floor }) => floor),
+          'bigint',
+        )},
+        ${ttlMs} * interval '1 ms', ${crashGraceMs === false ? null : crashGraceMs}::float8 * interval '1 ms',
+        ${this.#connections.session}, ${this.#connections.writes.backendPid}
+      )`.execute(this.#writes)
+    return new Map(rows.flatMap(({ id, token }) => (token === null ? [] : [[id, Number(token)] as const])))
+  }
+
+  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<void> {
+    await sql`
+      select from ${this.#name('set_data')}(
+        ${this.#cluster}, ${ids(wanted)}, ${tokens(wanted)}, ${contents(wanted)}
+      )`.execute(this.#writes)
+  }
+
+  async deregister(registrations: readonly Registration[]): Promise<void> {
+    await sql`
+      select ${this.#name('deregister')}(
+        ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)}
+      )`.execute(this.#writes)
+  }
+
+  async sweep(): Promise<Sweep> {
+    const { rows } = await sql<{ wait_ms: number; removed: number; obstacles: string[] | null }>`
+      select * from ${this.#name('sweep')}(${this.#cluster})`.execute(this.#writes)
+    const { wait_ms: waitMs, removed, obstacles } = one(rows)
+    return { waitMs, removed, obstacles: obstacles ?? [] }
+  }
+
+  async fence(client: QueryClient, { id, token }: Registration): Promise<void> {
+    await client.query(`select ${quoteIdentifier(this.#schema)}.fence($1::uuid, $2::bigint)`, [id, token])
+  }
+
+  #name(name: string): RawBuilder<unknown> {
+    return sql.id(this.#schema, name)
+  }
+}
+
+function one<T>(rows: readonly T[]): T {
+  const [row] = rows
+  if (row === undefined) throw new Error('The database answered with no row')
+  return row
+}
+
+function positionOf({ revision, stamp }: { revision: string | null; stamp: string | null }): Position {
+  return { revision: Number(revision ?? 0), stamp: stamp ?? '' }
+}
+
+function memberOf({ id, token, data, registered_at }: MemberColumns): Member {
+  return {
+    id: id ?? '',
+    token: Number(token),
+    data: data?.toString('utf8') ?? '',
+    registeredAt: registered_at.toISOString(),
+  }
+}
+
+function array(values: readonly unknown[], type: string): RawBuilder<unknown> {
+  return sql`${sql.val([...values])}::${sql.raw(type)}[]`
+}
+
+const ids = (rows: readonly { readonly id: string }[]) =>
+  array(
+    rows.map(({ id }) => id),
+    'uuid',
+  )
+const tokens = (rows: readonly Registration[]) =>
+  array(
+    rows.map(({ token }) => token),
+    'bigint',
+  )
+const contents = (rows: readonly { readonly data: string }[]) =>
+  array(
+    rows.map(({ data }) => Buffer.from(data)),
+    'bytea',
+  )
