@@ -1,0 +1,170 @@
+/** A cluster on any store: wires the parts, and closes them in order. */
+import type { WaitOptions } from './waiting.js'
+import type { Cluster, Membership, MembershipOptions, Status } from './cluster.js'
+import { ClosedError } from './errors.js'
+import type { Member } from './member.js'
+import type { Timing } from './options.js'
+import { CachedReader } from './reader.js'
+import { Registrations } from './registrations.js'
+import type { Report } from './report.js'
+import type { Snapshot } from './snapshot.js'
+import type { Store } from './store.js'
+import { Sweeper } from './sweeper.js'
+
+/** What a store's owner is told by. */
+export interface Wires {
+  /** Something may have changed. */
+  readonly hint: () => void
+  /** Whether hints arrive from now on. */
+  readonly hearing: (hearing: boolean) => void
+  /** Ends the leases, as silence would. */
+  readonly distrust: () => void
+  /** The connection was lost, or is back: try everything now. */
+  readonly reconnect: () => void
+}
+
+export interface CoreOptions {
+  readonly name: string
+  readonly store: Store
+  readonly timing: Timing
+  readonly report: Report
+  /** Called at the first use. Returns how to disconnect. */
+  readonly connect: (wires: Wires) => () => void
+  /** A change was found that no hint had announced. */
+  readonly onSurprise: () => void
+  readonly disconnect: (deadlineMs: number) => Promise<void>
+}
+
+export class ClusterCore implements Cluster {
+  readonly name: string
+  readonly #options: CoreOptions
+  readonly #reader: CachedReader
+  readonly #registrations: Registrations
+  readonly #sweeper: Sweeper
+  #disconnect: (() => void) | undefined
+  #answering = true
+  #hearing = false
+  #mode: Status['mode'] = 'connecting'
+  #since = new Date().toISOString()
+  #closed = false
+  #closing: Promise<void> | undefined
+
+  constructor(options: CoreOptions) {
+    const { store, timing, report, onSurprise } = options
+    this.name = options.name
+    this.#options = options
+    const onAnswer = (answered: boolean): void => {
+      this.#answering = answered
+      this.#noteMode()
+    }
+    this.#reader = new CachedReader({
+      store,
+      pollMs: timing.pollMs,
+      report,
+      onAnswer,
+      onSurprise,
+      onSnapshot: (snapshot) => this.#changed(snapshot),
+      onUse: () => this.#start(),
+    })
+    this.#registrations = new Registrations({
+      store,
+      reader: this.#reader,
+      timing,
+      report,
+      onAnswer,
+      onSweepOverdue: () => this.#sweeper.sweepNow(),
+      onUse: () => this.#start(),
+    })
+    this.#sweeper = new Sweeper({ store, report, watching: () => this.#othersAreMembers() })
+  }
+
+  get snapshot(): Snapshot | undefined {
+    return this.#reader.snapshot
+  }
+
+  get status(): Status {
+    return Object.freeze({
+      mode: this.#mode,
+      since: this.#since,
+      revision: this.#reader.snapshot?.revision,
+      ageMs: this.#reader.ageMs,
+      lastError: this.#options.report.lastError,
+    })
+  }
+
+  createMembership(options: MembershipOptions = {}): Membership {
+    if (this.#closed) throw new ClosedError('The cluster is closed')
+    return this.#registrations.create(options)
+  }
+
+  async getMembers(options?: WaitOptions & { readonly fresh?: boolean }): Promise<readonly Member[]> {
+    return await this.#reader.getMembers(options)
+  }
+
+  watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]> {
+    return this.#reader.watchMembers(options)
+  }
+
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close())
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #close(): Promise<void> {
+    const deadlineMs = this.#options.timing.closeTimeoutMs
+    this.#closed = true
+    this.#noteMode()
+    this.#disconnect?.()
+    const swept = this.#sweeper.stop()
+    await this.#registrations.close(deadlineMs)
+    const read = this.#reader.close()
+    await this.#options.disconnect(deadlineMs)
+    await Promise.all([swept, read])
+  }
+
+  #start(): void {
+    if (this.#disconnect !== undefined || this.#closed) return
+    this.#disconnect = this.#options.connect({
+      hint: () => this.#reader.hint(),
+      hearing: (hearing) => {
+        this.#hearing = hearing
+        this.#noteMode()
+        this.#reader.hint()
+      },
+      distrust: () => this.#registrations.distrust(),
+      reconnect: () => {
+        this.#registrations.recover()
+        this.#reader.recover()
+      },
+    })
+  }
+
+  #changed(snapshot: Snapshot): void {
+    this.#noteMode()
+    this.#registrations.reconcile(snapshot)
+    this.#sweeper.follow()
+  }
+
+  #othersAreMembers(): boolean {
+    return this.snapshot?.members.some((member) => !this.#registrations.has(member)) ?? false
+  }
+
+  #noteMode(): void {
+    const mode = this.#presentMode()
+    if (mode === this.#mode) return
+    this.#mode = mode
+    this.#since = new Date().toISOString()
+    this.#options.report.publish('status', { mode })
+    this.#options.report.log('info', { mode }, `Now ${mode}`)
+  }
+
+  #presentMode(): Status['mode'] {
+    if (this.#closed) return 'closed'
+    if (this.snapshot === undefined) return 'connecting'
+    if (!this.#answering) return 'disconnected'
+    return this.#hearing ? 'listening' : 'polling'
+  }
+}

@@ -1,0 +1,19 @@
+export type { Member } from './member.js'
+export type { Snapshot } from './snapshot.js'
+export type { WaitOptions } from './waiting.js'
+export type { Lease } from './lease.js'
+export type { Cluster, Membership, MembershipOptions, QueryClient, Reader, Status } from './cluster.js'
+export type { Connection, ConnectionConfig, Connections } from './options.js'
+export type { Logger } from './report.js'
+export { PostgresCluster, type PostgresClusterOptions } from './postgres-cluster.js'
+export { migrate, migrationSql, type MigrateOptions } from './migrate.js'
+export {
+  AbortedError,
+  ClosedError,
+  ConnectionError,
+  DeregisteredError,
+  MembershipError,
+  MembershipLostError,
+  OptionError,
+  SchemaError,
+} from './errors.js'

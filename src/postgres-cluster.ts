@@ -1,0 +1,106 @@
+/** A cluster in PostgreSQL: the composition root. */
+import { ClusterCore } from './cluster-core.js'
+import { SharedConnections } from './connections.js'
+import {
+  clusterName,
+  connectionOption,
+  loggerOption,
+  refuse,
+  schemaName,
+  timing,
+  type Connection,
+  type Connections,
+} from './options.js'
+import { Report, type Logger } from './report.js'
+import { Statements } from './statements.js'
+
+export interface PostgresClusterOptions {
+  /** 1 to 255 bytes of UTF-8, without U+0000. Clusters of other names, or in other schemas, are never seen. */
+  readonly name: string
+  /** For queries; may go through a pooler. A function is called before every connect; a standby is refused. */
+  readonly connection: Connection | Connections
+  /** For LISTEN; a direct or session-mode address. Default: `connection`. false: never listen, poll. */
+  readonly listenConnection?: Connection | false
+  /** Where `migrate` put the tables. Default 'pgmembership'. */
+  readonly schema?: string
+  /** Silence after which others may remove a member, in milliseconds. 1_000 to 86_400_000; default 15_000. */
+  readonly ttlMs?: number
+  /** Milliseconds between heartbeats. Default ttlMs / 3; at most ttlMs / 2. */
+  readonly heartbeatMs?: number
+  /** How many milliseconds the cache may go unconfirmed when nothing else confirms it. Default heartbeatMs. */
+  readonly pollMs?: number
+  /**
+   * For how many milliseconds all connections of a process may be gone before others may take it for
+   * crashed, without waiting for its ttl. false: wait for the ttl. Default 400; at most ttlMs / 2.
+   */
+  readonly crashGraceMs?: number | false
+  /** Bound of close(), in milliseconds. Default 5_000. */
+  readonly closeTimeoutMs?: number
+  /** Default: silence. */
+  readonly logger?: Logger
+}
+
+/**
+ * A cluster whose members are rows of a PostgreSQL database.
+ *
+ * The constructor does no I/O: connections are opened by the first read or registration.
+ *
+ * @throws OptionError naming option, value and range.
+ * @example
+ * const cluster = new PostgresCluster({ connection: process.env.DATABASE_URL, name: 'chat' })
+ * const membership = cluster.createMembership({ data: 'http://10.0.0.7:8080' })
+ * await membership.register()
+ * for await (const members of cluster.watchMembers()) route(members)
+ */
+export class PostgresCluster extends ClusterCore {
+  /** To be given as `connection` to other clusters of this process, which then share them. */
+  readonly connections: Connections
+
+  constructor(options: PostgresClusterOptions) {
+    const name = clusterName(options.name)
+    const schema = schemaName(options.schema)
+    const times = timing(options)
+    const report = new Report(name, loggerOption(options.logger))
+    const connections = connectionsOf(options)
+    connections.attach(times.ttlMs)
+    const store = new Statements(connections, schema, name, times)
+    super({
+      name,
+      store,
+      timing: times,
+      report,
+      onSurprise: () => connections.listener?.doubt(),
+      disconnect: (deadlineMs) => connections.detach(deadlineMs),
+      connect: ({ hint, hearing, reconnect }) => {
+        const stopWatching = connections.heartbeats.onLost(reconnect)
+        const unsubscribe = connections.listener?.subscribe({
+          channel: () => store.channel(),
+          onHint: hint,
+          onChange: hearing,
+          onError: (error) => report.failed('listen', error),
+        })
+        return () => {
+          stopWatching()
+          unsubscribe?.()
+        }
+      },
+    })
+    this.connections = connections
+  }
+}
+
+function connectionsOf(options: PostgresClusterOptions): SharedConnections {
+  const { connection, listenConnection } = options
+  if (connection instanceof SharedConnections) {
+    if (listenConnection !== undefined) {
+      refuse('listenConnection', listenConnection, 'be left out where connections are shared: it is theirs')
+    }
+    return connection
+  }
+  return new SharedConnections(
+    connectionOption('connection', connection),
+    listenConnection === undefined || listenConnection === false
+      ? listenConnection
+      : connectionOption('listenConnection', listenConnection),
+  )
+}

@@ -1,0 +1,71 @@
+/** Takes this process's turns at removing the members of a cluster that are gone. The rules are the database's. */
+import { permanentError } from './database-errors.js'
+import { Loop } from './loop.js'
+import type { Report } from './report.js'
+import type { Store } from './store.js'
+
+export interface SweeperOptions {
+  readonly store: Store
+  readonly report: Report
+  /** Whether somebody is to be watched; nobody is where all members are this process's own. */
+  readonly watching: () => boolean
+}
+
+const MAX_BACKOFF_MS = 2_000
+/** After an error that waiting does not cure. */
+const PERMANENT_MS = 60_000
+
+export class Sweeper {
+  readonly #options: SweeperOptions
+  readonly #loop: Loop
+  #following = false
+  #obstacles = ''
+
+  constructor(options: SweeperOptions) {
+    this.#options = options
+    this.#loop = new Loop({
+      run: () => this.#sweep(),
+      onError: (error) => this.#failed(error),
+      maxBackoffMs: () => MAX_BACKOFF_MS,
+    })
+  }
+
+  /** Takes part from now on, while there is somebody to watch. */
+  follow(): void {
+    if (!this.#following) this.sweepNow()
+  }
+
+  /** Nobody has swept for too long. */
+  sweepNow(): void {
+    if (!this.#options.watching()) return
+    this.#following = true
+    this.#loop.wake()
+  }
+
+  stop(): Promise<void> {
+    return this.#loop.stop()
+  }
+
+  async #sweep(): Promise<number> {
+    const { store, report, watching } = this.#options
+    if (!watching()) {
+      this.#following = false
+      return Infinity
+    }
+    const { waitMs, removed, obstacles } = await store.sweep()
+    report.publish('sweep', { removed, obstacles })
+    // Once, not twice a second for as long as it stands in the way.
+    if (obstacles.join() !== this.#obstacles) {
+      this.#obstacles = obstacles.join()
+      if (obstacles.length > 0)
+        report.log('warn', { obstacles }, 'Members that are gone could not be removed')
+    }
+    return waitMs
+  }
+
+  #failed(error: Error): number | undefined {
+    const permanent = permanentError(error)
+    this.#options.report.failed('sweep', permanent ?? error)
+    return permanent === undefined ? undefined : PERMANENT_MS
+  }
+}
