@@ -1,0 +1,29 @@
+import { join } from 'node:path'
+import ts from 'typescript'
+import { expect, test } from 'vitest'
+
+const ROOT = join(import.meta.dirname, '../..')
+const CONTRACT = 'test/types/contract.d.ts'
+const MAIN = 'dist/index.d.ts'
+const MEMORY = 'dist/memory.d.ts'
+
+const program = ts.createProgram(
+  [CONTRACT, MAIN, MEMORY].map((file) => join(ROOT, file)),
+  { module: ts.ModuleKind.NodeNext, target: ts.ScriptTarget.ES2022, noLib: true },
+)
+
+/** Of values and of types. */
+function exportsOf(file: string): string[] {
+  const checker = program.getTypeChecker()
+  const source = program.getSourceFile(join(ROOT, file))
+  const symbol = source && checker.getSymbolAtLocation(source)
+  if (!symbol) throw new Error(`not a module: ${file}; is it built?`)
+  return checker.getExportsOfModule(symbol).map(({ name }) => name)
+}
+
+test('the package exports the names of the contract, and no others', () => {
+  const inMemory = exportsOf(MEMORY)
+  expect(inMemory.sort()).toEqual(['MemoryCluster', 'MemoryWorld'])
+  const expected = exportsOf(CONTRACT).filter((name) => !inMemory.includes(name))
+  expect(exportsOf(MAIN).sort()).toEqual(expected.sort())
+})
