@@ -50,7 +50,7 @@ create table :"schema".members (
   suspected_at  timestamptz,
   unique (id, token)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
-create unique index members_in_order on :"schema".members (cluster, token);
+create index members_in_order on :"schema".members (cluster, token);
 comment on table :"schema".members is
   'The members of all clusters. Reference members(id), or one registration''s (id, token), with on delete cascade or set null.';
 comment on column :"schema".members.token is 'The number of this registration, higher than every earlier one of its cluster.';

@@ -2,7 +2,7 @@
 import { Socket } from 'node:net'
 import type pg from 'pg'
 import { ConnectionError } from './errors.js'
-import { checkedConfig, type Connection } from './options.js'
+import { checkedConfig, type Connection, type ConnectionConfig } from './options.js'
 import { within } from './waiting.js'
 
 export interface ClientPlan {
@@ -34,7 +34,7 @@ export async function clientConfig(plan: ClientPlan): Promise<ClientConfig> {
   const sockets: Socket[] = []
   return {
     config: {
-      ...found,
+      ...withoutName(found),
       application_name: plan.session,
       connectionTimeoutMillis: connectTimeoutMs,
       keepAlive: true,
@@ -54,4 +54,11 @@ export async function clientConfig(plan: ClientPlan): Promise<ClientConfig> {
 /** A name, an address, or the directory of a Unix socket. */
 function canBeHost(host: string): boolean {
   return /^[/@]/.test(host) || (/^[\w.:%-]+$/u.test(host) && host.length <= 253)
+}
+
+/** pg lets what is in the URL win, and the name of the session must be ours. */
+function withoutName(config: ConnectionConfig): ConnectionConfig {
+  const { connectionString } = config
+  if (connectionString === undefined) return config
+  return { ...config, connectionString: connectionString.replace(/([?&])application_name=[^&#]*&?/g, '$1') }
 }

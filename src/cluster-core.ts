@@ -1,5 +1,6 @@
 /** A cluster on any store: wires the parts, and closes them in order. */
 import type { WaitOptions } from './waiting.js'
+import { monotonicMs } from './clock.js'
 import type { Cluster, Membership, MembershipOptions, Status } from './cluster.js'
 import { ClosedError } from './errors.js'
 import type { Member } from './member.js'
@@ -114,14 +115,15 @@ export class ClusterCore implements Cluster {
   }
 
   async #close(): Promise<void> {
-    const deadlineMs = this.#options.timing.closeTimeoutMs
+    const endMs = monotonicMs() + this.#options.timing.closeTimeoutMs
+    const leftMs = (): number => Math.max(0, endMs - monotonicMs())
     this.#closed = true
     this.#noteMode()
     this.#disconnect?.()
     const swept = this.#sweeper.stop()
-    await this.#registrations.close(deadlineMs)
+    await this.#registrations.close(leftMs())
     const read = this.#reader.close()
-    await this.#options.disconnect(deadlineMs)
+    await this.#options.disconnect(leftMs())
     await Promise.all([swept, read])
   }
 
@@ -158,7 +160,7 @@ export class ClusterCore implements Cluster {
     this.#mode = mode
     this.#since = new Date().toISOString()
     this.#options.report.publish('status', { mode })
-    this.#options.report.log('info', { mode }, `Now ${mode}`)
+    this.#options.report.log(mode === 'disconnected' ? 'warn' : 'info', { mode }, `Now ${mode}`)
   }
 
   #presentMode(): Status['mode'] {

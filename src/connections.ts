@@ -12,8 +12,9 @@ import type { Connection, Connections } from './options.js'
 import { SingleConnection } from './single-connection.js'
 
 const IDLE_MS = 10_000
-/** Above every lock_timeout of the functions that W calls. */
-const PATIENCE_MS = 5_000
+/** The longest lock_timeout of the functions that W calls, and some. */
+const LOCK_WAIT_MS = 2_500
+const MAX_ATTEMPT_MS = 2_500
 
 export class SharedConnections implements Connections {
   readonly [connections: symbol]: true
@@ -26,11 +27,11 @@ export class SharedConnections implements Connections {
 
   constructor(connection: Connection, listenConnection: Connection | false | undefined) {
     this.session = sessionName()
-    this.heartbeats = new SingleConnection({ connection, session: this.session, timeoutMs: PATIENCE_MS })
+    this.heartbeats = new SingleConnection({ connection, session: this.session, timeoutMs: MAX_ATTEMPT_MS })
     this.writes = new SingleConnection({
       connection,
       session: this.session,
-      timeoutMs: PATIENCE_MS,
+      timeoutMs: LOCK_WAIT_MS + MAX_ATTEMPT_MS,
       idleMs: IDLE_MS,
     })
     if (listenConnection !== false) {
@@ -49,6 +50,7 @@ export class SharedConnections implements Connections {
     if (this.#closed) throw new ClosedError('These connections are closed')
     this.#users += 1
     this.heartbeats.timeoutMs = Math.min(this.heartbeats.timeoutMs, ttlMs / 4)
+    this.writes.timeoutMs = Math.min(this.writes.timeoutMs, LOCK_WAIT_MS + ttlMs / 4)
   }
 
   /** Closes all when nobody uses them any more; destroys at the deadline what does not answer. */

@@ -1,5 +1,5 @@
 /** What an error from the database or the network means for a caller. */
-import { ConnectionError, type MembershipError } from './errors.js'
+import { ConnectionError, OptionError, SchemaError, type MembershipError } from './errors.js'
 import { schemaProblem } from './schema.js'
 
 /** SQLSTATE or Node's own code. */
@@ -8,22 +8,22 @@ export function errorCode(error: unknown): string | undefined {
   return typeof code === 'string' ? code : undefined
 }
 
-/** The server answered and the statement had no effect; otherwise nobody knows whether it had. */
-export function wasRefused(error: unknown): boolean {
+/** What the server itself answered, if it was the server that spoke. */
+function sqlstate(error: unknown): string | undefined {
   const code = errorCode(error)
-  return (
-    code !== undefined &&
-    /^[0-9A-Z]{5}$/.test(code) &&
-    'severity' in (error as object) &&
-    !breaksConnection(error)
-  )
+  return code !== undefined && /^[0-9A-Z]{5}$/.test(code) && 'severity' in (error as object)
+    ? code
+    : undefined
 }
 
-/** After this, the connection is not to be used again. */
+/** After this, the connection is not to be used again: it is broken, or leads to a server that takes no writes. */
 export function breaksConnection(error: unknown): boolean {
-  const code = errorCode(error)
-  if (code === undefined || !/^[0-9A-Z]{5}$/.test(code) || !('severity' in (error as object))) return true
-  return /^(57P0|08)/.test(code)
+  return /^(57P0|08|25006|$)/.test(sqlstate(error) ?? '')
+}
+
+/** The server answered and the statement had no effect; otherwise nobody knows whether it had. */
+export function wasRefused(error: unknown): boolean {
+  return !breaksConnection(error)
 }
 
 /** Serialization failure, deadlock, lock timeout, and a duplicate of one's own attempt: try again soon. */
@@ -48,7 +48,8 @@ const PERMANENT_TLS = new Set([
 
 /** The error to give a caller when waiting cannot help; undefined when the trouble may pass. */
 export function permanentError(error: unknown): MembershipError | undefined {
-  if (error instanceof ConnectionError) return error
+  if (error instanceof ConnectionError || error instanceof SchemaError || error instanceof OptionError)
+    return error
   const code = errorCode(error) ?? ''
   const message = error instanceof Error ? error.message : String(error)
   if (
@@ -60,5 +61,10 @@ export function permanentError(error: unknown): MembershipError | undefined {
   ) {
     return new ConnectionError(`Cannot connect to PostgreSQL: ${message}`, { cause: error })
   }
-  return schemaProblem(error)
+  const problem = schemaProblem(error)
+  if (problem !== undefined || !wasRefused(error) || isConflict(error)) return problem
+  // Wrong data, a violated constraint, an unknown thing: the statement will never do.
+  if (/^(0A|22|23|42)/.test(code))
+    return new SchemaError(`The database refuses it: ${message}`, { cause: error })
+  return undefined
 }

@@ -9,6 +9,7 @@
 import { randomUUID } from 'node:crypto'
 import pgListen from 'pg-listen'
 import { clientConfig, type ClientConfig } from './client.js'
+import { monotonicMs } from './clock.js'
 import { permanentError } from './database-errors.js'
 import { Loop } from './loop.js'
 import type { Connection } from './options.js'
@@ -38,6 +39,8 @@ const MAX_BACKOFF_MS = 5_000
 const PERMANENT_MS = 60_000
 /** How long silence is taken for quiet. */
 const PROOF_INTERVAL_MS = 30_000
+/** A proof is a NOTIFY, which takes a lock of the whole server: doubts may not multiply them. */
+const MIN_PROOF_INTERVAL_MS = 5_000
 
 interface Ear {
   readonly subscriber: ReturnType<typeof pgListen.default>
@@ -58,7 +61,7 @@ export class Listener {
   #ear: Ear | undefined
   #opening: ClientConfig | undefined
   #hearing = false
-  #proven = false
+  #provenMs = -Infinity
   #awaited: { readonly nonce: string; readonly resolve: () => void } | undefined
   #closed = false
 
@@ -82,7 +85,8 @@ export class Listener {
 
   /** Something was missed, perhaps: is it deaf? */
   doubt(): void {
-    this.#proven = false
+    if (monotonicMs() < this.#provenMs + MIN_PROOF_INTERVAL_MS) return
+    this.#provenMs = -Infinity
     this.#loop.wake()
   }
 
@@ -99,7 +103,7 @@ export class Listener {
     if (!(await this.#options.allowed())) return Infinity
     const ear = (this.#ear ??= await this.#open())
     await this.#followSubscriptions(ear)
-    if (!this.#proven) await this.#prove(ear)
+    if (monotonicMs() >= this.#provenMs + PROOF_INTERVAL_MS) await this.#prove(ear)
     this.#setHearing(true)
     return this.#subscriptions.size === 0 ? Infinity : PROOF_INTERVAL_MS
   }
@@ -107,6 +111,7 @@ export class Listener {
   async #open(): Promise<Ear> {
     const { connection, session } = this.#options
     const socket = await clientConfig({ connection, session, connectTimeoutMs: TIMEOUT_MS })
+    if (this.#isClosed()) throw new Error('The listener is closed')
     this.#opening = socket
     const subscriber = pgListen.default(
       { ...socket.config, query_timeout: TIMEOUT_MS },
@@ -116,10 +121,10 @@ export class Listener {
     const ear: Ear = { subscriber, socket, channels: new Set() }
     subscriber.events.on('error', (error: Error) => this.#broken(ear, error))
     subscriber.events.on('notification', ({ channel, payload }) => this.#hear(channel, String(payload)))
-    this.#proven = false
+    this.#provenMs = -Infinity
     try {
       await within(TIMEOUT_MS, subscriber.connect(), 'connecting the listener')
-      if (this.#closed) throw new Error('The listener is closed')
+      if (this.#isClosed()) throw new Error('The listener is closed')
       return ear
     } catch (error) {
       socket.destroy()
@@ -127,6 +132,11 @@ export class Listener {
     } finally {
       this.#opening = undefined
     }
+  }
+
+  // Behind `await`, another call may have closed it.
+  #isClosed(): boolean {
+    return this.#closed
   }
 
   // One query at a time: pg warns about more on the console.
@@ -159,7 +169,7 @@ export class Listener {
     await this.#options.notify(this.#probe, nonce)
     await within(TIMEOUT_MS, heard, 'hearing a notification').finally(() => (this.#awaited = undefined))
     if (this.#ear !== ear && this.#ear !== undefined) throw new Error('The listener was replaced')
-    this.#proven = true
+    this.#provenMs = monotonicMs()
   }
 
   #hear(channel: string, payload: string): void {
@@ -197,7 +207,7 @@ export class Listener {
     const ear = this.#ear
     if (ear === undefined) return
     this.#ear = undefined
-    const closed = Promise.resolve(ear.subscriber.close())
+    const closed = (async () => ear.subscriber.close())()
     closed.catch(() => undefined)
     if (politelyMs > 0) await within(politelyMs, closed, 'closing').catch(() => undefined)
     ear.socket.destroy()

@@ -203,7 +203,7 @@ export class Registrations implements Host {
         if (token === undefined) membership.refused()
         else membership.registered(token, versions[n] ?? -1, startedMs)
       })
-      this.#beatBy(startedMs + this.#options.timing.heartbeatMs)
+      this.#beatBy(startedMs + periodMs(this.#options.timing.heartbeatMs))
     } catch (error) {
       for (const membership of batch) membership.registerFailed(wasRefused(error))
       throw error
@@ -239,7 +239,7 @@ export class Registrations implements Host {
     })
     reader.confirm(position, startedMs)
     if (sweepOverdue) onSweepOverdue()
-    this.#beatDueMs = startedMs + (held.size > 0 ? timing.ttlMs / 20 : timing.heartbeatMs)
+    this.#beatDueMs = startedMs + (held.size > 0 ? timing.ttlMs / 20 : periodMs(timing.heartbeatMs))
     return this.#beatDueMs - monotonicMs()
   }
 
@@ -263,6 +263,11 @@ export class Registrations implements Host {
     if (!wasRefused(error)) this.#options.onAnswer(false)
     this.#options.report.failed(doing, error)
   }
+}
+
+/** A little early, so that a heartbeat comes before the poll that it spares; and not all processes at once. */
+function periodMs(heartbeatMs: number): number {
+  return heartbeatMs * (0.9 + Math.random() * 0.06)
 }
 
 /** In parts that one statement can carry. */

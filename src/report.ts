@@ -1,5 +1,6 @@
 /** How the library speaks: to the logger it was given, and on diagnostics channels. Never to the console. */
 import diagnostics from 'node:diagnostics_channel'
+import { monotonicMs } from './clock.js'
 
 /** Structural; pino and console fit. */
 export interface Logger {
@@ -24,9 +25,12 @@ const channels = {
   error: diagnostics.channel('pg-membership:error'),
 }
 
+const REPEAT_AFTER_MS = 60_000
+
 export class Report {
   readonly #cluster: string
   readonly #logger: Logger | undefined
+  readonly #warnedMs = new Map<string, number>()
   #lastError: Error | undefined
 
   constructor(cluster: string, logger: Logger | undefined) {
@@ -39,11 +43,18 @@ export class Report {
     return this.#lastError
   }
 
-  /** Something went wrong in the background; it will be tried again. */
+  /** Something went wrong in the background; it will be tried again. Repetitions are for debugging only. */
   failed(doing: string, error: Error): void {
     this.#lastError = error
     this.publish('error', { doing, error })
-    this.log('warn', { doing, error }, `${doing} failed: ${error.message}`)
+    const message = `${doing} failed: ${error.message}`
+    const repeated = monotonicMs() < (this.#warnedMs.get(message) ?? -Infinity) + REPEAT_AFTER_MS
+    if (!repeated) {
+      // Messages may hold changing parts.
+      if (this.#warnedMs.size >= 100) this.#warnedMs.clear()
+      this.#warnedMs.set(message, monotonicMs())
+    }
+    this.log(repeated ? 'debug' : 'warn', { doing, error }, message)
   }
 
   publish(channel: keyof typeof channels, details: object): void {

@@ -7,6 +7,7 @@
  */
 import type { PostgresPool, PostgresPoolClient } from 'kysely'
 import pg from 'pg'
+import { monotonicMs } from './clock.js'
 import { clientConfig, type ClientConfig } from './client.js'
 import { breaksConnection } from './database-errors.js'
 import { ClosedError } from './errors.js'
@@ -99,20 +100,21 @@ export class SingleConnection implements PostgresPool {
 
   /** Says goodbye to the server after the query under way, or is destroyed at the deadline. */
   async close(deadlineMs: number): Promise<void> {
+    const endMs = monotonicMs() + deadlineMs
     this.#closed = true
     clearTimeout(this.#idleTimer)
-    const polite = this.#turn.then(() => this.#open?.client.end())
-    await within(deadlineMs, polite, 'closing').catch(() => undefined)
+    await within(deadlineMs, this.#turn, 'closing').catch(() => undefined)
     this.#opening?.destroy()
-    this.#discard(this.#open)
+    if (this.#open !== undefined) await farewell(this.#open, endMs - monotonicMs())
   }
 
   async #connect(): Promise<Open> {
     if (this.#closed) throw new ClosedError('The connections are closed')
     const socket = await clientConfig({ ...this.#options, connectTimeoutMs: this.timeoutMs })
+    if (this.#isClosed()) throw new ClosedError('The connections are closed')
     this.#opening = socket
     try {
-      const client = new pg.Client(socket.config)
+      const client = new pg.Client({ ...socket.config, types: AS_WRITTEN })
       // Until it is in use, and after it has failed, an error must still find a listener.
       client.on('error', () => undefined)
       await within(this.timeoutMs, client.connect(), 'connecting')
@@ -138,15 +140,15 @@ export class SingleConnection implements PostgresPool {
   /** Refuses a standby, finds a pooler, and sets on a connection of one's own what a pooler would leak to others. */
   async #greet(client: pg.Client): Promise<boolean> {
     const { processID } = client as unknown as { processID: number | null }
-    const { rows } = await client.query<{ standby: boolean; direct: boolean }>({
+    const { rows } = await client.query<{ standby: 't' | 'f'; direct: 't' | 'f' }>({
       text: GREETING,
       values: [processID ?? 0, this.#options.session],
       query_timeout: this.timeoutMs,
     } as pg.QueryConfig)
-    if (rows[0]?.standby !== false) {
+    if (rows[0]?.standby !== 'f') {
       throw Object.assign(new Error('The server is a standby: it cannot take heartbeats'), { code: '25006' })
     }
-    return rows[0].direct
+    return rows[0].direct === 't'
   }
 
   async #query(open: Open, text: string, values: readonly unknown[] = []): Promise<unknown> {
@@ -174,11 +176,20 @@ export class SingleConnection implements PostgresPool {
     this.#idleTimer = setTimeout(() => {
       const open = this.#open
       this.#open = undefined
-      open?.client.end().catch(() => undefined)
+      if (open !== undefined) void farewell(open, this.timeoutMs)
     }, idleMs)
     this.#idleTimer.unref()
   }
 }
+
+/** Says goodbye; destroys what does not answer. */
+async function farewell({ client, socket }: Open, deadlineMs: number): Promise<void> {
+  await within(deadlineMs, client.end(), 'closing').catch(() => undefined)
+  socket.destroy()
+}
+
+/** Applications may change pg's parsers for the whole process, ours included. */
+const AS_WRITTEN = { getTypeParser: () => String }
 
 const GREETING = `
   select pg_is_in_recovery() as standby, direct,

@@ -12,16 +12,19 @@ import type { Heartbeat, Position, Reading, Registration, Store, Sweep } from '.
 /** Behind by more than this, everything is read instead. */
 const MAX_CHANGES = 1_000
 
+// All values come as PostgreSQL writes them: applications change pg's parsers for the whole process.
+
 interface HeadRow {
-  revision: string
-  stamp: string
+  revision: string | null
+  stamp: string | null
 }
 
-interface MemberColumns {
+interface MemberRow {
   id: string | null
   token: string
-  data: Buffer | null
-  registered_at: Date
+  /** In base64, whatever bytea_output is. */
+  data: string | null
+  registered_at: string
 }
 
 export class Statements implements Store {
@@ -55,8 +58,8 @@ export class Statements implements Store {
 
   /** undefined: what happened since is not known any more, or is too much. */
   async #readSince(since: Position): Promise<Reading | undefined> {
-    const { rows } = await sql<HeadRow & MemberColumns & { known: boolean; kind: Change['kind'] }>`
-      select c.revision, c.stamp, e.kind, e.member as id, e.token, e.data, e.registered_at,
+    const { rows } = await sql<HeadRow & MemberRow & { known: 't' | 'f'; kind: Change['kind'] }>`
+      select c.revision, c.stamp, e.kind, e.member as id, e.token, ${memberColumns('e')},
         exists (
           select from ${this.#name('events')} seen
           where seen.cluster = c.name and seen.revision = ${since.revision} and seen.stamp = ${since.stamp}
@@ -71,7 +74,7 @@ export class Statements implements Store {
     const position = positionOf(head)
     if (position.revision === since.revision && position.stamp === since.stamp)
       return { kind: 'same', ...position }
-    if (!head.known || head.id === null || rows.length > MAX_CHANGES) return undefined
+    if (head.known === 'f' || head.id === null || rows.length > MAX_CHANGES) return undefined
     // Trimming may have left a hole.
     if (rows.length !== position.revision - since.revision) return undefined
     return {
@@ -86,24 +89,24 @@ export class Statements implements Store {
       {
         revision: string | null
         stamp: string | null
-        version: number
-        compatible_from: number
-        recovering: boolean
-      } & MemberColumns
+        version: string
+        compatible_from: string
+        recovering: 't' | 'f'
+      } & MemberRow
     >`
       select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
-        c.revision, c.stamp, m.id, m.token, m.data, m.registered_at
+        c.revision, c.stamp, m.id, m.token, ${memberColumns('m')}
       from ${this.#name('schema_version')}() v
       left join ${this.#name('clusters')} c on c.name = ${this.#cluster}
       left join ${this.#name('members')} m on m.cluster = c.name
       order by m.token`.execute(this.#heartbeats)
     const head = one(rows)
-    checkSchemaVersion({ version: head.version, compatibleFrom: head.compatible_from })
+    checkSchemaVersion({ version: Number(head.version), compatibleFrom: Number(head.compatible_from) })
     return {
       kind: 'all',
       revision: Number(head.revision ?? 0),
       stamp: head.stamp ?? '',
-      recovering: head.recovering,
+      recovering: head.recovering === 't',
       members: rows.filter((row) => row.id !== null).map(memberOf),
     }
   }
@@ -111,13 +114,12 @@ export class Statements implements Store {
   async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
     const { rows } = await sql<
       HeadRow & {
-        sweep_overdue: boolean
-        locked: string[] | null
-        missing: string[] | null
-        reasons: LossReason[] | null
+        sweep_overdue: 't' | 'f'
+        locked: string | null
+        missing: string | null
       }
     >`
-      select h.*, h.locked::text[] as locked, h.missing::text[] as missing
+      select h.revision, h.stamp, h.sweep_overdue, to_json(h.locked) as locked, json_object(h.missing::text[], h.reasons) as missing
       from ${this.#name('heartbeat')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)},
         ${this.#connections.session}, ${this.#connections.heartbeats.backendPid}
@@ -125,9 +127,11 @@ export class Statements implements Store {
     const row = one(rows)
     return {
       ...positionOf(row),
-      sweepOverdue: row.sweep_overdue,
-      locked: row.locked ?? [],
-      missing: new Map(row.missing?.map((id, n) => [id, row.reasons?.[n] ?? 'removed'])),
+      sweepOverdue: row.sweep_overdue === 't',
+      locked: row.locked === null ? [] : (JSON.parse(row.locked) as string[]),
+      missing: new Map(
+        Object.entries(row.missing === null ? {} : (JSON.parse(row.missing) as Record<string, LossReason>)),
+      ),
     }
   }
 
@@ -162,10 +166,16 @@ export class Statements implements Store {
   }
 
   async sweep(): Promise<Sweep> {
-    const { rows } = await sql<{ wait_ms: number; removed: number; obstacles: string[] | null }>`
-      select * from ${this.#name('sweep')}(${this.#cluster})`.execute(this.#writes)
-    const { wait_ms: waitMs, removed, obstacles } = one(rows)
-    return { waitMs, removed, obstacles: obstacles ?? [] }
+    const { rows } = await sql<{ wait_ms: string; removed: string; obstacles: string | null }>`
+      select wait_ms, removed, to_json(obstacles) as obstacles from ${this.#name('sweep')}(${this.#cluster})`.execute(
+      this.#writes,
+    )
+    const { wait_ms, removed, obstacles } = one(rows)
+    return {
+      waitMs: Number(wait_ms),
+      removed: Number(removed),
+      obstacles: obstacles === null ? [] : (JSON.parse(obstacles) as string[]),
+    }
   }
 
   async fence(client: QueryClient, { id, token }: Registration): Promise<void> {
@@ -183,17 +193,23 @@ function one<T>(rows: readonly T[]): T {
   return row
 }
 
-function positionOf({ revision, stamp }: { revision: string | null; stamp: string | null }): Position {
+function positionOf({ revision, stamp }: HeadRow): Position {
   return { revision: Number(revision ?? 0), stamp: stamp ?? '' }
 }
 
-function memberOf({ id, token, data, registered_at }: MemberColumns): Member {
+function memberOf({ id, token, data, registered_at }: MemberRow): Member {
   return {
     id: id ?? '',
     token: Number(token),
-    data: data?.toString('utf8') ?? '',
-    registeredAt: registered_at.toISOString(),
+    data: data === null ? '' : Buffer.from(data, 'base64').toString(),
+    registeredAt: registered_at,
   }
+}
+
+function memberColumns(table: string): RawBuilder<unknown> {
+  const [data, registeredAt] = [sql.ref(`${table}.data`), sql.ref(`${table}.registered_at`)]
+  return sql`encode(${data}, 'base64') as data,
+    to_char(${registeredAt} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as registered_at`
 }
 
 function array(values: readonly unknown[], type: string): RawBuilder<unknown> {
