@@ -21,7 +21,7 @@ drop function :"schema".members_refused();
 drop function :"schema".members_data_changed();
 drop function :"schema".members_deleted();
 drop function :"schema".members_inserted();
-drop function :"schema".give_reason(uuid[], bigint[], timestamptz, text);
+drop function :"schema".remove_members(uuid[], bigint[], text);
 drop function :"schema".claimed_session(text, integer);
 drop function :"schema".advance(text, bigint, bigint);
 drop function :"schema".readable(bytea);

@@ -171,15 +171,44 @@ as $$
   where client_pid = pg_backend_pid() and session_name = current_setting('application_name')
 $$;
 
--- Says why these registrations ended, after they were deleted and before the cluster is unlocked.
--- The triggers always write 'removed': no parameter that others could set has a say in it.
-create function :"schema".give_reason(ids uuid[], tokens bigint[], since timestamptz, why text) returns void
-language sql
+-- Deletes rows that the caller has locked, and says why in the log. The triggers always write 'removed':
+-- no parameter that others could set has a say in it; it is corrected while the cluster is still locked.
+--
+-- What refuses or is locked on the application's side (a foreign key) holds back its own member only:
+-- then the rows go one by one, in random order and for a bounded time, so that those in the way do not
+-- hide the others for ever.
+create function :"schema".remove_members(ids uuid[], tokens bigint[], why text, out removed integer, out obstacles text[])
+language plpgsql
 set search_path = :"schema", pg_temp
 as $$
+declare
+  since constant timestamptz := clock_timestamp();
+  n integer;
+begin
+  removed := 0;
+  if ids is null then
+    return;
+  end if;
+  -- A deferred foreign key would refuse at commit, and undo everything.
+  set constraints all immediate;
+  begin
+    delete from members m where m.id = any (ids);
+    get diagnostics removed = row_count;
+  exception when others then
+    for n in select i from generate_subscripts(ids, 1) i order by random() loop
+      exit when clock_timestamp() > since + interval '1 second';
+      begin
+        delete from members m where m.id = ids[n];
+        removed := removed + 1;
+      exception when others then
+        obstacles := obstacles || format('%s: %s (%s)', ids[n], sqlerrm, sqlstate);
+      end;
+    end loop;
+  end;
   update events e set reason = why
   from unnest(ids, tokens) gone (id, token)
-  where e.member = gone.id and e.token = gone.token and e.at >= since and e.kind = 'left'
+  where e.member = gone.id and e.token = gone.token and e.at >= since and e.kind = 'left';
+end
 $$;
 
 -- ------------------------------------------------------------------------------------ triggers
@@ -287,7 +316,8 @@ create trigger members_truncate before truncate on :"schema".members
 -- Registers all of ids that have no registration above their floor (the last token their owner knows
 -- of), and tells the token of each. A retry after a lost reply finds its own row; a late duplicate of
 -- an older attempt finds a higher token and does nothing. The token is null where another cluster
--- holds the id. Two attempts for one id at the same time: one ends in unique_violation; try again.
+-- holds the id. An id is left out while somebody holds its row locked: try again. Of two attempts for
+-- one id at the same time, one ends in unique_violation.
 create function :"schema".register(
   cluster_name text, ids uuid[], contents bytea[], floors bigint[],
   member_ttl interval, member_crash_grace interval, session_name text, client_pid integer
@@ -302,22 +332,25 @@ declare
   since constant timestamptz := clock_timestamp();
   moment timestamptz;
   head clusters;
+  held_ids uuid[];
   old_ids uuid[];
   old_tokens bigint[];
   joiners bigint;
   highest_floor bigint;
 begin
-  perform from members m where m.id = any (ids) order by m.id for update;
-  if found then
-    with superseded as (
-      delete from members m using unnest(ids, floors) wanted (id, floor)
-      where m.id = wanted.id and m.token <= wanted.floor and m.cluster = cluster_name
-      returning m.id, m.token
-    )
-    select array_agg(s.id), array_agg(s.token) into old_ids, old_tokens from superseded s;
-    perform give_reason(old_ids, old_tokens, since, 'superseded');
+  select array_agg(held.id) into held_ids
+  from (
+    select m.id from members m where m.id = any (ids) and m.cluster = cluster_name
+    order by m.id for update skip locked
+  ) held;
+  if held_ids is not null then
+    select array_agg(m.id), array_agg(m.token) into old_ids, old_tokens
+    from unnest(ids, floors) wanted (id, floor)
+    join members m on m.id = wanted.id and m.token <= wanted.floor
+    where m.id = any (held_ids);
+    perform remove_members(old_ids, old_tokens, 'superseded');
     update members m set heartbeat_at = clock_timestamp(), suspected_at = null, session = claimed
-    where m.id = any (ids) and m.cluster = cluster_name;
+    where m.id = any (held_ids);
   end if;
 
   select count(*), max(wanted.floor) into joiners, highest_floor
@@ -351,8 +384,9 @@ begin
   end if;
 
   return query
-    select wanted.id, m.token
-    from unnest(ids) wanted (id) left join members m on m.id = wanted.id and m.cluster = cluster_name;
+    select m.id, case when m.cluster = cluster_name then m.token end
+    from unnest(ids, floors) wanted (id, floor) join members m on m.id = wanted.id
+    where m.cluster <> cluster_name or (m.token > wanted.floor and m.heartbeat_at >= since);
 end
 $$;
 
@@ -411,39 +445,59 @@ begin
 end
 $$;
 
--- Sets the data of registrations, and tells which of them exist.
-create function :"schema".set_data(cluster_name text, ids uuid[], tokens bigint[], contents bytea[])
-returns setof uuid
-language plpgsql security definer
-set search_path = :"schema", pg_temp
-set lock_timeout = '2s'
-as $$
-begin
-  perform from members m where m.id = any (ids) order by m.id for no key update;
-  update members m set data = wanted.data
-  from unnest(ids, tokens, contents) wanted (id, token, data)
-  where m.id = wanted.id and m.token = wanted.token and m.cluster = cluster_name and m.data <> wanted.data;
-  return query
-    select m.id from unnest(ids, tokens) wanted (id, token)
-    join members m on m.id = wanted.id and m.token = wanted.token and m.cluster = cluster_name;
-end
-$$;
-
--- Ends registrations. One that is gone already, or was replaced by a newer one, is left alone.
-create function :"schema".deregister(cluster_name text, ids uuid[], tokens bigint[]) returns void
+-- Sets the data of registrations. Tells which it left alone because somebody holds them locked.
+create function :"schema".set_data(
+  cluster_name text, ids uuid[], tokens bigint[], contents bytea[], out pending uuid[]
+)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
 set lock_timeout = '2s'
 as $$
 declare
-  since constant timestamptz := clock_timestamp();
+  held_ids uuid[];
 begin
-  perform from members m where m.id = any (ids) order by m.id for update;
-  delete from members m using unnest(ids, tokens) leaver (id, token)
-  where m.id = leaver.id and m.token = leaver.token and m.cluster = cluster_name;
-  if found then
-    perform give_reason(ids, tokens, since, 'deregistered');
-  end if;
+  select coalesce(array_agg(held.id), '{}') into held_ids
+  from (
+    select m.id from unnest(ids, tokens) wanted (id, token)
+    join members m on m.id = wanted.id and m.token = wanted.token
+    where m.cluster = cluster_name
+    order by m.id for no key update of m skip locked
+  ) held;
+  update members m set data = wanted.data
+  from unnest(ids, contents) wanted (id, data)
+  where m.id = wanted.id and m.data <> wanted.data and m.id = any (held_ids);
+  select array_agg(m.id) into pending
+  from unnest(ids, tokens) wanted (id, token)
+  join members m on m.id = wanted.id and m.token = wanted.token
+  where m.cluster = cluster_name and m.id <> all (held_ids);
+end
+$$;
+
+-- Ends registrations. One that is gone already, or was replaced by a newer one, is left alone. Tells
+-- which are still there because somebody holds them locked or refuses, and why.
+create function :"schema".deregister(
+  cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[]
+)
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '2s'
+as $$
+declare
+  held_ids uuid[];
+  held_tokens bigint[];
+begin
+  select array_agg(held.id), array_agg(held.token) into held_ids, held_tokens
+  from (
+    select m.id, m.token from unnest(ids, tokens) leaver (id, token)
+    join members m on m.id = leaver.id and m.token = leaver.token
+    where m.cluster = cluster_name
+    order by m.id for update of m skip locked
+  ) held;
+  select r.obstacles into obstacles from remove_members(held_ids, held_tokens, 'deregistered') r;
+  select array_agg(m.id) into pending
+  from unnest(ids, tokens) leaver (id, token)
+  join members m on m.id = leaver.id and m.token = leaver.token
+  where m.cluster = cluster_name;
 end
 $$;
 
@@ -468,14 +522,12 @@ set search_path = :"schema", pg_temp
 set lock_timeout = '200ms'
 as $$
 declare
-  since constant timestamptz := clock_timestamp();
   moment timestamptz;
   swept sweeps;
   shortest_ttl interval;
   population bigint;
   gone_ids uuid[];
   gone_tokens bigint[];
-  n integer;
 begin
   removed := 0;
   wait_ms := 500;
@@ -524,29 +576,7 @@ begin
     where m.cluster = cluster_name and greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment
     order by m.id for update skip locked
   ) gone;
-  if gone_ids is null then
-    return;
-  end if;
-
-  -- A deferred foreign key would refuse at commit, and undo the whole sweep with it.
-  set constraints all immediate;
-  begin
-    delete from members m where m.id = any (gone_ids);
-    removed := cardinality(gone_ids);
-  exception when others then
-    -- Something of the application's refuses or is locked: it holds back its own member only. In
-    -- random order, for a bounded time, so that those in the way do not hide the others for ever.
-    for n in select i from generate_subscripts(gone_ids, 1) i order by random() loop
-      exit when clock_timestamp() > since + interval '1 second';
-      begin
-        delete from members m where m.id = gone_ids[n];
-        removed := removed + 1;
-      exception when others then
-        obstacles := obstacles || format('%s: %s (%s)', gone_ids[n], sqlerrm, sqlstate);
-      end;
-    end loop;
-  end;
-  perform give_reason(gone_ids, gone_tokens, since, 'expired');
+  select r.removed, r.obstacles into removed, obstacles from remove_members(gone_ids, gone_tokens, 'expired') r;
 end
 $$;
 
@@ -611,10 +641,15 @@ create view :"schema".changes as
 select e.cluster, e.revision, e.at, e.kind, e.reason, e.member, e.token, :"schema".readable(e.data) as data
 from :"schema".events e;
 
+-- The planner does not know the arguments of a function. Left to itself, it comes to think that reading
+-- a whole cluster and sorting is cheap: hence the settings here and below.
+
 -- The stays of a cluster that were going on at a time and have ended since: their 'left' events.
 create function :"schema".stays_at(cluster_name text, moment timestamptz) returns setof :"schema".events
 language sql stable
 set search_path = :"schema", pg_temp
+set enable_bitmapscan = off
+set jit = off
 as $$
   select e.*
   from unnest('{1 s, 5 s, 30 s, 2 min, 10 min, 1 h, 6 h, 24 h, 168 h, 720 h, 8760 h, 87600 h, null}'::interval[])
@@ -638,6 +673,9 @@ create function :"schema".sessions_between(
 )
 language sql stable
 set search_path = :"schema", pg_temp
+set enable_bitmapscan = off
+set enable_sort = off
+set jit = off
 as $$
   select stay.member, stay.token, stay.joined_at, stay.left_at,
     coalesce(stay.left_at, clock_timestamp()) - stay.joined_at, stay.reason,
@@ -668,6 +706,7 @@ create function :"schema".members_at(cluster_name text, moment timestamptz)
 returns table (id uuid, token bigint, data text, registered_at timestamptz)
 language sql stable
 set search_path = :"schema", pg_temp
+set jit = off
 as $$
   select stay.member, stay.token, readable((
       select c.data from events c

@@ -36,6 +36,8 @@ export interface Host {
   leaseChanged(id: string, lease: Lease, state: 'granted' | 'ended'): void
 }
 
+export type Step = 'deregister' | 'register' | 'set data'
+
 interface Row {
   readonly token: number
   /** Which of the values set here it carries; -1: another one. */
@@ -65,6 +67,8 @@ export class OwnMembership implements Membership {
   #floor = 0
   /** 'unknown': an attempt to register got no answer. */
   #attempt: 'none' | 'sent' | 'unknown' = 'none'
+  /** Some attempt since the last that was answered may yet have left a row. */
+  #uncertain = false
   /** What the present attempt registers was given up meanwhile. */
   #doomed = false
   /** This process's snapshot is known not to show it. */
@@ -143,7 +147,7 @@ export class OwnMembership implements Membership {
 
   // ------------------------------------------------------------------- for registrations.ts
 
-  nextStep(): 'register' | 'deregister' | 'set data' | undefined {
+  nextStep(): Step | undefined {
     if (this.#row !== undefined) {
       if (this.#row.leaving || !this.#wanted) return 'deregister'
       return this.#row.version === this.#version ? undefined : 'set data'
@@ -179,14 +183,15 @@ export class OwnMembership implements Membership {
     this.#outShown = false
   }
 
-  /** `known`: the database said no; otherwise it may have happened. */
-  registerFailed(known: boolean): void {
-    this.#attempt = known ? 'none' : 'unknown'
+  registerFailed(outcome: 'nothing happened' | 'unknown'): void {
+    this.#uncertain ||= outcome === 'unknown'
+    this.#attempt = this.#uncertain ? 'unknown' : 'none'
   }
 
   /** Carrying `version` of the data, by an attempt begun at `startedMs`. */
   registered(token: number, version: number, startedMs: number): void {
     this.#attempt = 'none'
+    this.#uncertain = false
     this.#floor = Math.max(this.#floor, token)
     this.#row = { token, version, shown: false, leaving: this.#doomed || !this.#wanted }
     this.#doomed = false
@@ -196,7 +201,9 @@ export class OwnMembership implements Membership {
   /** Somebody else has this id, in another cluster. */
   refused(): void {
     this.#attempt = 'none'
-    this.failed(new MembershipLostError('The id is registered in another cluster', { reason: 'superseded' }))
+    this.#stayOut(
+      new MembershipLostError('The id is registered in another cluster', { reason: 'superseded' }),
+    )
   }
 
   dataSet(token: number, version: number): void {
@@ -212,6 +219,7 @@ export class OwnMembership implements Membership {
     if (this.#attempt === 'unknown' && !this.#wanted) {
       this.reconcile(snapshot)
       this.#attempt = 'none'
+      this.#uncertain = false
     }
     if (this.#row === undefined) {
       if (this.#attempt !== 'none') return
@@ -245,20 +253,18 @@ export class OwnMembership implements Membership {
       return
     }
     const error = new MembershipLostError(`The registration was lost: ${reason}`, { reason })
-    if (this.#onLost === 'stay-out') this.failed(error)
+    if (this.#onLost === 'stay-out') this.#stayOut(error)
     else {
       this.#endLease(error)
       this.#host.wake(this)
     }
   }
 
-  /** No attempt can succeed: those who wait are told, and nothing is tried again by itself. */
+  /** What waiting cannot cure: those who wait are told. Without a row, nothing is tried again by itself. */
   failed(error: Error): void {
-    this.#wanted = false
-    this.#endLease(error)
-    this.#registering.reject(error)
-    this.#saving.resolve(undefined)
-    this.#host.wake(this)
+    this.#leaving.reject(error)
+    this.#saving.reject(error)
+    if (this.#row === undefined) this.#stayOut(error)
   }
 
   distrust(): void {
@@ -339,6 +345,14 @@ export class OwnMembership implements Membership {
     this.#endLease(reason)
     this.#registering.reject(reason)
     this.#saving.resolve(undefined)
+  }
+
+  #stayOut(reason: Error): void {
+    this.#wanted = false
+    this.#endLease(reason)
+    this.#registering.reject(reason)
+    this.#saving.resolve(undefined)
+    this.#host.wake(this)
   }
 
   #isOut(): boolean {

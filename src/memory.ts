@@ -11,7 +11,7 @@ import type { Member } from './member.js'
 import { clusterName, type Timing } from './options.js'
 import { Report } from './report.js'
 import type { Change } from './snapshot.js'
-import type { Heartbeat, Position, Reading, Registration, Store, Sweep } from './store.js'
+import type { Departure, Heartbeat, Position, Reading, Registration, Store, Sweep } from './store.js'
 
 /** What clusters are in. Those made with the same world and name see one another. */
 export class MemoryWorld {
@@ -208,21 +208,23 @@ class MemoryStore implements Store {
 
   async register(
     wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
-  ): Promise<ReadonlyMap<string, number>> {
+  ): Promise<ReadonlyMap<string, number | undefined>> {
     await this.#cord.pull()
     return new Map(wanted.map(({ id, data, floor }) => [id, this.#table.register(id, data, floor)]))
   }
 
-  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<void> {
+  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<readonly string[]> {
     await this.#cord.pull()
     for (const { data, ...registration } of wanted) this.#table.setData(registration, data)
+    return []
   }
 
-  async deregister(registrations: readonly Registration[]): Promise<void> {
+  async deregister(registrations: readonly Registration[]): Promise<Departure> {
     await this.#cord.pull()
     for (const { id, token } of registrations) {
       this.#table.remove((member) => member.id === id && member.token === token, undefined)
     }
+    return { pending: [], obstacles: [] }
   }
 
   async sweep(): Promise<Sweep> {

@@ -1,22 +1,19 @@
 /**
- * All memberships of this process in one cluster: one loop that writes, one that heartbeats.
+ * All memberships of this process in one cluster, and the loop that writes for them.
  *
- * The writer does the next steps of all memberships that have one (see membership.ts), each kind in one
- * statement, and then a refresh; who waited for the steps is told after it. An answer that was lost
- * leaves the step to be done again, which finds its own doing.
- *
- * A heartbeat renews all rows in one statement, and is counted from its start. What it finds missing is
- * lost; what is locked by somebody is tried again soon. It also tells the reader where the cluster is,
- * and the sweeper when nobody sweeps.
+ * It does the next steps of all that have one (see membership.ts), each kind in one statement, and then
+ * a refresh; who waited for the steps is told after it. An answer that was lost leaves the step to be
+ * done again, which finds its own doing.
  */
 import { Waiting, within } from './waiting.js'
 import { monotonicMs } from './clock.js'
 import type { MembershipOptions, QueryClient } from './cluster.js'
 import { permanentError, wasRefused } from './database-errors.js'
 import { MembershipLostError } from './errors.js'
+import { Heartbeats } from './heartbeats.js'
 import type { Lease } from './lease.js'
 import { Loop } from './loop.js'
-import { OwnMembership, type Host } from './membership.js'
+import { OwnMembership, type Host, type Step } from './membership.js'
 import type { Timing } from './options.js'
 import type { CachedReader } from './reader.js'
 import type { Report } from './report.js'
@@ -37,6 +34,8 @@ export interface RegistrationsOptions {
 /** One statement carries at most this many rows, and about this much data. */
 const MAX_BATCH = 1_000
 const MAX_BATCH_CHARACTERS = 4_000_000
+/** When somebody holds a row locked. */
+const AGAIN_MS = 50
 /** After an error that waiting does not cure; a new call tries at once. */
 const PERMANENT_MS = 5_000
 
@@ -45,27 +44,18 @@ export class Registrations implements Host {
   readonly #memberships = new Map<string, OwnMembership>()
   readonly #unfinished = new Set<OwnMembership>()
   readonly #writer: Loop
-  readonly #heart: Loop
+  readonly #heartbeats: Heartbeats
   readonly #drained = new Waiting<undefined>()
-  #beatDueMs = Infinity
   #closed = false
 
   constructor(options: RegistrationsOptions) {
     this.#options = options
-    const { ttlMs, crashGraceMs } = options.timing
     this.#writer = new Loop({
       run: () => this.#write(),
-      onError: (error) => this.#writeFailed(error),
+      onError: (error) => this.#failed(error),
       maxBackoffMs: () => 1_000,
     })
-    this.#heart = new Loop({
-      run: () => this.#beat(),
-      onError: (error) => {
-        this.#failed('heartbeat', error)
-        return undefined
-      },
-      maxBackoffMs: () => Math.min(1_000, ttlMs / 10, crashGraceMs === false ? Infinity : crashGraceMs / 4),
-    })
+    this.#heartbeats = new Heartbeats({ ...options, memberships: () => this.#memberships.values() })
   }
 
   get ttlMs(): number {
@@ -114,13 +104,13 @@ export class Registrations implements Host {
 
   reconcile(snapshot: Snapshot): void {
     for (const membership of this.#memberships.values()) {
-      if (membership.reconcile(snapshot)) this.#beatBy(-Infinity)
+      if (membership.reconcile(snapshot)) this.#heartbeats.beatNow()
     }
   }
 
   /** The connection was lost, or is back: the first statement on the next one is a heartbeat. */
   recover(): void {
-    this.#beatBy(-Infinity)
+    this.#heartbeats.beatNow()
     if (this.#unfinished.size > 0) this.#writer.wakeNow()
   }
 
@@ -137,7 +127,7 @@ export class Registrations implements Host {
       membership.close()
       this.#unfinished.add(membership)
     }
-    const beaten = this.#heart.stop()
+    const beaten = this.#heartbeats.stop()
     if (this.#unfinished.size > 0) {
       this.#writer.wakeNow()
       await within(deadlineMs, Promise.all([beaten, this.#drained.wait()]), 'deregistering').catch(
@@ -152,13 +142,9 @@ export class Registrations implements Host {
     const { reader } = this.#options
     const batch = [...this.#unfinished]
     if (batch.length === 0) return Infinity
-    await this.#leave(batch)
-    for (const part of parts(batch.filter((membership) => membership.nextStep() === 'register'))) {
-      await this.#register(part)
-    }
-    for (const part of parts(batch.filter((membership) => membership.nextStep() === 'set data'))) {
-      await this.#setData(part)
-    }
+    await this.#each(batch, 'deregister', (part) => this.#leave(part))
+    await this.#each(batch, 'register', (part) => this.#register(part))
+    await this.#each(batch, 'set data', (part) => this.#setData(part))
     for (const membership of batch) {
       if (membership.nextStep() === undefined) this.#unfinished.delete(membership)
     }
@@ -170,7 +156,15 @@ export class Registrations implements Host {
         () => undefined,
       )
     }
-    return this.#unfinished.size > 0 ? 0 : Infinity
+    return this.#unfinished.size > 0 ? AGAIN_MS : Infinity
+  }
+
+  async #each(
+    batch: readonly OwnMembership[],
+    step: Step,
+    take: (part: readonly OwnMembership[]) => Promise<void>,
+  ): Promise<void> {
+    for (const part of parts(batch.filter((membership) => membership.nextStep() === step))) await take(part)
   }
 
   #shown(batch: readonly OwnMembership[]): void {
@@ -184,28 +178,31 @@ export class Registrations implements Host {
   }
 
   async #leave(batch: readonly OwnMembership[]): Promise<void> {
-    const leaving = batch.filter((membership) => membership.nextStep() === 'deregister')
-    const rows = leaving.flatMap(({ row }) => row ?? [])
-    if (rows.length === 0) return
-    await this.#options.store.deregister(rows)
-    for (const { id, token } of rows) this.#memberships.get(id)?.deregistered(token)
+    const { store, report } = this.#options
+    const rows = batch.flatMap(({ row }) => row ?? [])
+    const { pending, obstacles } = await store.deregister(rows)
+    for (const obstacle of obstacles) report.failed('deregister', new Error(obstacle))
+    const left = new Set(pending)
+    for (const { id, token } of rows) if (!left.has(id)) this.#memberships.get(id)?.deregistered(token)
   }
 
   async #register(batch: readonly OwnMembership[]): Promise<void> {
     const startedMs = monotonicMs()
-    const wanted = batch.map(({ id, data, floor }) => ({ id, data, floor }))
-    const versions = batch.map(({ version }) => version)
+    const wanted = batch.map(({ id, data, floor, version }) => ({ id, data, floor, version }))
     for (const membership of batch) membership.registerSent()
     try {
       const tokens = await this.#options.store.register(wanted)
-      batch.forEach((membership, n) => {
-        const token = tokens.get(membership.id)
-        if (token === undefined) membership.refused()
-        else membership.registered(token, versions[n] ?? -1, startedMs)
-      })
-      this.#beatBy(startedMs + periodMs(this.#options.timing.heartbeatMs))
+      for (const { id, version } of wanted) {
+        const membership = this.#memberships.get(id)
+        const token = tokens.get(id)
+        if (token !== undefined) membership?.registered(token, version, startedMs)
+        else if (tokens.has(id)) membership?.refused()
+        else membership?.registerFailed('nothing happened')
+      }
+      this.#heartbeats.expect(startedMs)
     } catch (error) {
-      for (const membership of batch) membership.registerFailed(wasRefused(error))
+      const outcome = wasRefused(error) ? 'nothing happened' : 'unknown'
+      for (const membership of batch) membership.registerFailed(outcome)
       throw error
     }
   }
@@ -214,60 +211,23 @@ export class Registrations implements Host {
     const wanted = batch.flatMap(({ row, data, version }) =>
       row === undefined ? [] : [{ ...row, data, version }],
     )
-    await this.#options.store.setData(wanted)
-    for (const { id, token, version } of wanted) this.#memberships.get(id)?.dataSet(token, version)
-  }
-
-  async #beat(): Promise<number> {
-    const { store, reader, timing, onAnswer, onSweepOverdue } = this.#options
-    const kept = [...this.#memberships.values()].flatMap((membership) => membership.kept ?? [])
-    const startedMs = monotonicMs()
-    if (kept.length === 0) this.#beatDueMs = Infinity
-    if (startedMs < this.#beatDueMs) return this.#beatDueMs - startedMs
-    const { locked, missing, sweepOverdue, ...position } = await store.heartbeat(kept)
-    onAnswer(true)
-    const held = new Set(locked)
-    for (const { id, token } of kept) {
-      const membership = this.#memberships.get(id)
-      const reason = missing.get(id)
-      if (reason !== undefined) membership?.lost(token, reason)
-      else if (!held.has(id)) membership?.renewed(token, startedMs)
+    const pending = new Set(await this.#options.store.setData(wanted))
+    for (const { id, token, version } of wanted) {
+      if (!pending.has(id)) this.#memberships.get(id)?.dataSet(token, version)
     }
-    this.#options.report.publish('heartbeat', {
-      registrations: kept.length,
-      durationMs: monotonicMs() - startedMs,
-    })
-    reader.confirm(position, startedMs)
-    if (sweepOverdue) onSweepOverdue()
-    this.#beatDueMs = startedMs + (held.size > 0 ? timing.ttlMs / 20 : periodMs(timing.heartbeatMs))
-    return this.#beatDueMs - monotonicMs()
   }
 
-  #beatBy(dueMs: number): void {
-    if (dueMs >= this.#beatDueMs) return
-    this.#beatDueMs = dueMs
-    this.#heart.wakeNow()
-  }
-
-  #writeFailed(error: Error): number | undefined {
+  #failed(error: Error): number | undefined {
+    const { report, onAnswer } = this.#options
     const permanent = permanentError(error)
-    this.#failed('write', permanent ?? error)
+    // Where the database refused, it answered: no sign of an outage.
+    if (!wasRefused(error)) onAnswer(false)
+    report.failed('write', permanent ?? error)
     if (permanent === undefined) return undefined
-    for (const membership of this.#unfinished) if (membership.row === undefined) membership.failed(permanent)
+    for (const membership of this.#unfinished) membership.failed(permanent)
     this.#drained.resolve(undefined)
     return PERMANENT_MS
   }
-
-  #failed(doing: string, error: Error): void {
-    // Where the database refused, it answered: no sign of an outage.
-    if (!wasRefused(error)) this.#options.onAnswer(false)
-    this.#options.report.failed(doing, error)
-  }
-}
-
-/** A little early, so that a heartbeat comes before the poll that it spares; and not all processes at once. */
-function periodMs(heartbeatMs: number): number {
-  return heartbeatMs * (0.9 + Math.random() * 0.06)
 }
 
 /** In parts that one statement can carry. */

@@ -7,7 +7,7 @@ import type { Member } from './member.js'
 import type { Timing } from './options.js'
 import { checkSchemaVersion, quoteIdentifier } from './schema.js'
 import type { Change } from './snapshot.js'
-import type { Heartbeat, Position, Reading, Registration, Store, Sweep } from './store.js'
+import type { Departure, Heartbeat, Position, Reading, Registration, Store, Sweep } from './store.js'
 
 /** Behind by more than this, everything is read instead. */
 const MAX_CHANGES = 1_000
@@ -128,7 +128,7 @@ export class Statements implements Store {
     return {
       ...positionOf(row),
       sweepOverdue: row.sweep_overdue === 't',
-      locked: row.locked === null ? [] : (JSON.parse(row.locked) as string[]),
+      locked: strings(row.locked),
       missing: new Map(
         Object.entries(row.missing === null ? {} : (JSON.parse(row.missing) as Record<string, LossReason>)),
       ),
@@ -137,7 +137,7 @@ export class Statements implements Store {
 
   async register(
     wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
-  ): Promise<ReadonlyMap<string, number>> {
+  ): Promise<ReadonlyMap<string, number | undefined>> {
     const { ttlMs, crashGraceMs } = this.#timing
     const { rows } = await sql<{ id: string; token: string | null }>`
       select * from ${this.#name('register')}(
@@ -148,21 +148,24 @@ export class Statements implements Store {
         ${ttlMs} * interval '1 ms', ${crashGraceMs === false ? null : crashGraceMs}::float8 * interval '1 ms',
         ${this.#connections.session}, ${this.#connections.writes.backendPid}
       )`.execute(this.#writes)
-    return new Map(rows.flatMap(({ id, token }) => (token === null ? [] : [[id, Number(token)] as const])))
+    return new Map(rows.map(({ id, token }) => [id, token === null ? undefined : Number(token)]))
   }
 
-  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<void> {
-    await sql`
-      select from ${this.#name('set_data')}(
+  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<readonly string[]> {
+    const { rows } = await sql<{ pending: string | null }>`
+      select to_json(${this.#name('set_data')}(
         ${this.#cluster}, ${ids(wanted)}, ${tokens(wanted)}, ${contents(wanted)}
-      )`.execute(this.#writes)
+      )) as pending`.execute(this.#writes)
+    return strings(one(rows).pending)
   }
 
-  async deregister(registrations: readonly Registration[]): Promise<void> {
-    await sql`
-      select ${this.#name('deregister')}(
+  async deregister(registrations: readonly Registration[]): Promise<Departure> {
+    const { rows } = await sql<{ pending: string | null; obstacles: string | null }>`
+      select to_json(pending) as pending, to_json(obstacles) as obstacles from ${this.#name('deregister')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)}
       )`.execute(this.#writes)
+    const { pending, obstacles } = one(rows)
+    return { pending: strings(pending), obstacles: strings(obstacles) }
   }
 
   async sweep(): Promise<Sweep> {
@@ -174,7 +177,7 @@ export class Statements implements Store {
     return {
       waitMs: Number(wait_ms),
       removed: Number(removed),
-      obstacles: obstacles === null ? [] : (JSON.parse(obstacles) as string[]),
+      obstacles: strings(obstacles),
     }
   }
 
@@ -191,6 +194,10 @@ function one<T>(rows: readonly T[]): T {
   const [row] = rows
   if (row === undefined) throw new Error('The database answered with no row')
   return row
+}
+
+function strings(json: string | null): readonly string[] {
+  return json === null ? [] : (JSON.parse(json) as string[])
 }
 
 function positionOf({ revision, stamp }: HeadRow): Position {

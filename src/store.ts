@@ -38,16 +38,27 @@ export interface Sweep {
   readonly obstacles: readonly string[]
 }
 
+export interface Departure {
+  /** The ids that are still there because somebody holds their rows, or refuses. */
+  readonly pending: readonly string[]
+  /** Who refuses, and why. */
+  readonly obstacles: readonly string[]
+}
+
 export interface Store {
   /** What happened since; everything when that is not known, or nothing was read yet. */
   read(since: Position | undefined): Promise<Reading>
   heartbeat(registrations: readonly Registration[]): Promise<Heartbeat>
-  /** The tokens by id. An id is left out when it belongs to another cluster. Retries find their own row. */
+  /**
+   * The tokens by id; undefined where another cluster holds the id. Left out: try again. A retry finds its
+   * own row.
+   */
   register(
     wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
-  ): Promise<ReadonlyMap<string, number>>
-  setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<void>
-  deregister(registrations: readonly Registration[]): Promise<void>
+  ): Promise<ReadonlyMap<string, number | undefined>>
+  /** The ids that were left alone because somebody holds their rows. */
+  setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<readonly string[]>
+  deregister(registrations: readonly Registration[]): Promise<Departure>
   sweep(): Promise<Sweep>
   fence(client: QueryClient, registration: Registration): Promise<void>
 }

@@ -1,0 +1,94 @@
+/**
+ * Renews all registrations of this process in one cluster, by one statement.
+ *
+ * A renewal counts from the start of the attempt. What the database does not find is lost; what somebody
+ * holds locked is tried again soon. Each answer also tells the reader where the cluster is, and the
+ * sweeper when nobody sweeps.
+ */
+import { monotonicMs } from './clock.js'
+import { wasRefused } from './database-errors.js'
+import { Loop } from './loop.js'
+import type { OwnMembership } from './membership.js'
+import type { Timing } from './options.js'
+import type { CachedReader } from './reader.js'
+import type { Report } from './report.js'
+import type { Store } from './store.js'
+
+export interface HeartbeatsOptions {
+  readonly store: Store
+  readonly reader: CachedReader
+  readonly timing: Pick<Timing, 'ttlMs' | 'heartbeatMs' | 'crashGraceMs'>
+  readonly report: Report
+  readonly memberships: () => Iterable<OwnMembership>
+  readonly onAnswer: (answered: boolean) => void
+  readonly onSweepOverdue: () => void
+}
+
+export class Heartbeats {
+  readonly #options: HeartbeatsOptions
+  readonly #loop: Loop
+  #dueMs = Infinity
+
+  constructor(options: HeartbeatsOptions) {
+    this.#options = options
+    const { ttlMs, crashGraceMs } = options.timing
+    this.#loop = new Loop({
+      run: () => this.#beat(),
+      onError: (error) => this.#failed(error),
+      // A process whose connections are all gone is taken for crashed after the grace.
+      maxBackoffMs: () => Math.min(1_000, ttlMs / 10, crashGraceMs === false ? Infinity : crashGraceMs / 4),
+    })
+  }
+
+  /** There is a registration that was renewed by an attempt begun at `startedMs`. */
+  expect(startedMs: number): void {
+    const dueMs = startedMs + this.#periodMs()
+    if (dueMs >= this.#dueMs) return
+    this.#dueMs = dueMs
+    this.#loop.wake()
+  }
+
+  /** Also where the last one failed. */
+  beatNow(): void {
+    this.#dueMs = -Infinity
+    this.#loop.wakeNow()
+  }
+
+  stop(): Promise<void> {
+    return this.#loop.stop()
+  }
+
+  async #beat(): Promise<number> {
+    const { store, reader, timing, report, memberships, onAnswer, onSweepOverdue } = this.#options
+    const kept = [...memberships()].filter(({ kept }) => kept !== undefined)
+    const startedMs = monotonicMs()
+    if (kept.length === 0) this.#dueMs = Infinity
+    if (startedMs < this.#dueMs) return this.#dueMs - startedMs
+    this.#dueMs = startedMs + this.#periodMs()
+    const registrations = kept.flatMap(({ kept }) => kept ?? [])
+    const { locked, missing, sweepOverdue, ...position } = await store.heartbeat(registrations)
+    onAnswer(true)
+    const held = new Set(locked)
+    registrations.forEach(({ id, token }, n) => {
+      const reason = missing.get(id)
+      if (reason !== undefined) kept[n]?.lost(token, reason)
+      else if (!held.has(id)) kept[n]?.renewed(token, startedMs)
+    })
+    report.publish('heartbeat', { registrations: kept.length, durationMs: monotonicMs() - startedMs })
+    reader.confirm(position, startedMs)
+    if (sweepOverdue) onSweepOverdue()
+    if (held.size > 0) this.#dueMs = Math.min(this.#dueMs, startedMs + timing.ttlMs / 20)
+    return this.#dueMs - monotonicMs()
+  }
+
+  #failed(error: Error): undefined {
+    this.#dueMs = -Infinity
+    if (!wasRefused(error)) this.#options.onAnswer(false)
+    this.#options.report.failed('heartbeat', error)
+  }
+
+  /** A little early, so that a heartbeat comes before the poll that it spares; and not all processes at once. */
+  #periodMs(): number {
+    return this.#options.timing.heartbeatMs * (0.9 + Math.random() * 0.06)
+  }
+}
