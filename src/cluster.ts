@@ -69,6 +69,9 @@ export interface Membership extends AsyncDisposable {
    * Inside the caller's transaction: raises (SQLSTATE 'MB001') unless this registration is current and
    * unexpired, and keeps it from being removed until the transaction ends. Call it first in the
    * transaction, outside savepoints.
+   *
+   * It fences the registration of the moment. Who acts on what a snapshot showed compares tokens in the
+   * same turn, or fences the token that it saw: `select pgmembership.fence(id, token)`.
    */
   fence(client: QueryClient): Promise<void>
 }

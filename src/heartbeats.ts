@@ -60,20 +60,22 @@ export class Heartbeats {
 
   async #beat(): Promise<number> {
     const { store, reader, timing, report, memberships, onAnswer, onSweepOverdue } = this.#options
-    const kept = [...memberships()].filter(({ kept }) => kept !== undefined)
+    const kept = [...memberships()].flatMap((membership) => {
+      const { keptToken } = membership.state
+      return keptToken === undefined ? [] : [{ membership, id: membership.id, token: keptToken }]
+    })
     const startedMs = monotonicMs()
     if (kept.length === 0) this.#dueMs = Infinity
     if (startedMs < this.#dueMs) return this.#dueMs - startedMs
     this.#dueMs = startedMs + this.#periodMs()
-    const registrations = kept.flatMap(({ kept }) => kept ?? [])
-    const { locked, missing, sweepOverdue, ...position } = await store.heartbeat(registrations)
+    const { locked, missing, sweepOverdue, ...position } = await store.heartbeat(kept)
     onAnswer(true)
     const held = new Set(locked)
-    registrations.forEach(({ id, token }, n) => {
+    for (const { membership, id, token } of kept) {
       const reason = missing.get(id)
-      if (reason !== undefined) kept[n]?.lost(token, reason)
-      else if (!held.has(id)) kept[n]?.renewed(token, startedMs)
-    })
+      if (reason !== undefined) membership.lost(token, reason)
+      else if (!held.has(id)) membership.renewed(token, startedMs)
+    }
     report.publish('heartbeat', { registrations: kept.length, durationMs: monotonicMs() - startedMs })
     reader.confirm(position, startedMs)
     if (sweepOverdue) onSweepOverdue()

@@ -47,7 +47,7 @@ export interface PostgresClusterOptions {
  *
  * @throws OptionError naming option, value and range.
  * @example
- * const cluster = new PostgresCluster({ connection: process.env.DATABASE_URL, name: 'chat' })
+ * const cluster = new PostgresCluster({ connection: 'postgres://localhost/app', name: 'chat' })
  * const membership = cluster.createMembership({ data: 'http://10.0.0.7:8080' })
  * await membership.register()
  * for await (const members of cluster.watchMembers()) route(members)

@@ -13,7 +13,8 @@ import { MembershipLostError } from './errors.js'
 import { Heartbeats } from './heartbeats.js'
 import type { Lease } from './lease.js'
 import { Loop } from './loop.js'
-import { OwnMembership, type Host, type Step } from './membership.js'
+import type { Step } from './membership-state.js'
+import { OwnMembership, type Host } from './membership.js'
 import type { Timing } from './options.js'
 import type { CachedReader } from './reader.js'
 import type { Report } from './report.js'
@@ -72,7 +73,7 @@ export class Registrations implements Host {
 
   /** Whether this process keeps the registration. */
   has({ id, token }: Registration): boolean {
-    return this.#memberships.get(id)?.kept?.token === token
+    return this.#memberships.get(id)?.state.keptToken === token
   }
 
   lastError(): Error | undefined {
@@ -146,7 +147,7 @@ export class Registrations implements Host {
     await this.#each(batch, 'register', (part) => this.#register(part))
     await this.#each(batch, 'set data', (part) => this.#setData(part))
     for (const membership of batch) {
-      if (membership.nextStep() === undefined) this.#unfinished.delete(membership)
+      if (membership.state.nextStep() === undefined) this.#unfinished.delete(membership)
     }
     if (this.#closed) {
       if (this.#unfinished.size === 0) this.#drained.resolve(undefined)
@@ -164,7 +165,8 @@ export class Registrations implements Host {
     step: Step,
     take: (part: readonly OwnMembership[]) => Promise<void>,
   ): Promise<void> {
-    for (const part of parts(batch.filter((membership) => membership.nextStep() === step))) await take(part)
+    for (const part of parts(batch.filter((membership) => membership.state.nextStep() === step)))
+      await take(part)
   }
 
   #shown(batch: readonly OwnMembership[]): void {
@@ -179,17 +181,17 @@ export class Registrations implements Host {
 
   async #leave(batch: readonly OwnMembership[]): Promise<void> {
     const { store, report } = this.#options
-    const rows = batch.flatMap(({ row }) => row ?? [])
+    const rows = batch.flatMap(({ id, state: { token } }) => (token === undefined ? [] : [{ id, token }]))
     const { pending, obstacles } = await store.deregister(rows)
     for (const obstacle of obstacles) report.failed('deregister', new Error(obstacle))
     const left = new Set(pending)
-    for (const { id, token } of rows) if (!left.has(id)) this.#memberships.get(id)?.deregistered(token)
+    for (const { id, token } of rows) if (!left.has(id)) this.#memberships.get(id)?.state.deregistered(token)
   }
 
   async #register(batch: readonly OwnMembership[]): Promise<void> {
     const startedMs = monotonicMs()
-    const wanted = batch.map(({ id, data, floor, version }) => ({ id, data, floor, version }))
-    for (const membership of batch) membership.registerSent()
+    const wanted = batch.map(({ id, data, state: { floor, version } }) => ({ id, data, floor, version }))
+    for (const membership of batch) membership.state.registerSent()
     try {
       const tokens = await this.#options.store.register(wanted)
       for (const { id, version } of wanted) {
@@ -197,23 +199,23 @@ export class Registrations implements Host {
         const token = tokens.get(id)
         if (token !== undefined) membership?.registered(token, version, startedMs)
         else if (tokens.has(id)) membership?.refused()
-        else membership?.registerFailed('nothing happened')
+        else membership?.state.registerFailed('nothing happened')
       }
       this.#heartbeats.expect(startedMs)
     } catch (error) {
-      const outcome = wasRefused(error) ? 'nothing happened' : 'unknown'
-      for (const membership of batch) membership.registerFailed(outcome)
+      const outcome = wasRefused(error) ? 'nothing happened' : 'unanswered'
+      for (const membership of batch) membership.state.registerFailed(outcome)
       throw error
     }
   }
 
   async #setData(batch: readonly OwnMembership[]): Promise<void> {
-    const wanted = batch.flatMap(({ row, data, version }) =>
-      row === undefined ? [] : [{ ...row, data, version }],
+    const wanted = batch.flatMap(({ id, data, state: { token, version } }) =>
+      token === undefined ? [] : [{ id, token, data, version }],
     )
     const pending = new Set(await this.#options.store.setData(wanted))
     for (const { id, token, version } of wanted) {
-      if (!pending.has(id)) this.#memberships.get(id)?.dataSet(token, version)
+      if (!pending.has(id)) this.#memberships.get(id)?.state.dataSet(token, version)
     }
   }
 

@@ -45,8 +45,9 @@ export class SingleConnection implements PostgresPool {
     this.timeoutMs = options.timeoutMs
   }
 
-  /** What the client was told its backend is; 0 when it is not connected. */
-  get backendPid(): number {
+  /** What the client was told its backend is, when it connected. */
+  async backendPid(): Promise<number> {
+    if (this.#open === undefined) await this.isDirect()
     return (this.#open?.client as { processID?: number } | undefined)?.processID ?? 0
   }
 

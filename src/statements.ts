@@ -112,6 +112,7 @@ export class Statements implements Store {
   }
 
   async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
+    const pid = await this.#connections.heartbeats.backendPid()
     const { rows } = await sql<
       HeadRow & {
         sweep_overdue: 't' | 'f'
@@ -122,7 +123,7 @@ export class Statements implements Store {
       select h.revision, h.stamp, h.sweep_overdue, to_json(h.locked) as locked, json_object(h.missing::text[], h.reasons) as missing
       from ${this.#name('heartbeat')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)},
-        ${this.#connections.session}, ${this.#connections.heartbeats.backendPid}
+        ${this.#connections.session}, ${pid}
       ) h`.execute(this.#heartbeats)
     const row = one(rows)
     return {
@@ -139,6 +140,7 @@ export class Statements implements Store {
     wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
   ): Promise<ReadonlyMap<string, number | undefined>> {
     const { ttlMs, crashGraceMs } = this.#timing
+    const pid = await this.#connections.writes.backendPid()
     const { rows } = await sql<{ id: string; token: string | null }>`
       select * from ${this.#name('register')}(
         ${this.#cluster}, ${ids(wanted)}, ${contents(wanted)}, ${array(
@@ -146,7 +148,7 @@ export class Statements implements Store {
           'bigint',
         )},
         ${ttlMs} * interval '1 ms', ${crashGraceMs === false ? null : crashGraceMs}::float8 * interval '1 ms',
-        ${this.#connections.session}, ${this.#connections.writes.backendPid}
+        ${this.#connections.session}, ${pid}
       )`.execute(this.#writes)
     return new Map(rows.map(({ id, token }) => [id, token === null ? undefined : Number(token)]))
   }

@@ -1,0 +1,180 @@
+/**
+ * What the owner of a membership wants, what is believed to be in the database, and the next step.
+ *
+ *   wants in, no row            -> register    (floor: the last token known, so a retry finds its own row)
+ *   has a row, wants out        -> deregister  (that row, by its token)
+ *   has a row with other data   -> set data
+ *
+ * Nothing else is remembered: whatever goes wrong in between, the next step is derived again. What a
+ * lost reply may have left behind shows up in a snapshot (`compare`) and is taken from there: an unknown
+ * row is adopted and then deregistered, wrong data is sent again. No clock, no timer, no waiting here.
+ */
+import type { Member } from './member.js'
+
+export type Step = 'deregister' | 'register' | 'set data'
+
+interface Row {
+  readonly token: number
+  /** Which of the versions of the data it carries; UNKNOWN: another one. */
+  version: number
+  /** A refresh that began after its commit has ended. */
+  shown: boolean
+  /** Given up: to be deregistered, whatever is wanted afterwards. */
+  leaving: boolean
+}
+
+const UNKNOWN = -1
+
+export class MembershipState {
+  #wanted = false
+  #version = 0
+  #row: Row | undefined
+  #floor = 0
+  #attempt: 'none' | 'sent' | 'unanswered' = 'none'
+  /** Some attempt since the last that was answered may yet have left a row. */
+  #uncertain = false
+  /** What the present attempt registers was given up meanwhile. */
+  #doomed = false
+  /** This process's snapshot is known not to show it. */
+  #outShown = true
+
+  get wanted(): boolean {
+    return this.#wanted
+  }
+
+  /** Counts the values that the data has had. */
+  get version(): number {
+    return this.#version
+  }
+
+  /** The last token known. */
+  get floor(): number {
+    return this.#floor
+  }
+
+  /** Of the row, whatever is wanted. */
+  get token(): number | undefined {
+    return this.#row?.token
+  }
+
+  /** Of the row, if it is to stay. */
+  get keptToken(): number | undefined {
+    return this.#row?.leaving === true ? undefined : this.#row?.token
+  }
+
+  /** This process's snapshot shows the registration, or did. */
+  get isShown(): boolean {
+    return this.#row?.shown === true
+  }
+
+  /** The version that this process's snapshot shows, or did. */
+  get shownVersion(): number | undefined {
+    return this.#row?.shown === true ? this.#row.version : undefined
+  }
+
+  /** Nothing is registered, nor may turn out to be. */
+  get isOut(): boolean {
+    return this.#row === undefined && this.#attempt === 'none'
+  }
+
+  get isOutAndShown(): boolean {
+    return this.isOut && this.#outShown
+  }
+
+  nextStep(): Step | undefined {
+    if (this.#row === undefined) return this.#wanted ? 'register' : undefined
+    if (this.#row.leaving || !this.#wanted) return 'deregister'
+    return this.#row.version === this.#version ? undefined : 'set data'
+  }
+
+  want(): void {
+    this.#wanted = true
+  }
+
+  /** What is there, or on its way, has to go, also when it is wanted again afterwards. */
+  giveUp(): void {
+    this.#wanted = false
+    this.#doomed = this.#attempt !== 'none'
+    if (this.#row !== undefined) this.#row.leaving = true
+  }
+
+  dataChanged(): void {
+    this.#version += 1
+  }
+
+  registerSent(): void {
+    this.#attempt = 'sent'
+    this.#outShown = false
+  }
+
+  registerFailed(outcome: 'nothing happened' | 'unanswered'): void {
+    this.#uncertain ||= outcome === 'unanswered'
+    this.#attempt = this.#uncertain ? 'unanswered' : 'none'
+  }
+
+  /** Carrying this version of the data. */
+  registered(token: number, version: number): void {
+    this.#row = { token, version, shown: false, leaving: this.#doomed || !this.#wanted }
+    this.#floor = Math.max(this.#floor, token)
+    this.#answered()
+  }
+
+  dataSet(token: number, version: number): void {
+    if (this.#row?.token === token) this.#row.version = version
+  }
+
+  /** We removed it. */
+  deregistered(token: number): void {
+    if (this.#row?.token === token) this.#row = undefined
+  }
+
+  /** Others did. False where that is no news, or was to happen anyway. */
+  lost(token: number): boolean {
+    if (this.#row?.token !== token) return false
+    const { leaving } = this.#row
+    this.#row = undefined
+    return !leaving
+  }
+
+  /** A refresh has ended that began after all of the above, and found this. */
+  shown(seen: Member | undefined): void {
+    if (this.#attempt === 'unanswered' && !this.#wanted) {
+      this.compare(seen, undefined)
+      this.#answered()
+    }
+    if (this.#row !== undefined) this.#row.shown = true
+    else if (this.#attempt === 'none') {
+      this.#outShown = true
+      this.#doomed = false
+    }
+  }
+
+  /**
+   * Compares with a member of this id in a snapshot, or the lack of one. 'missing': a heartbeat should
+   * find out what became of the row. 'superseded': a row of ours that we do not know has taken its place.
+   */
+  compare(
+    seen: Member | undefined,
+    data: string | undefined,
+  ): 'missing' | 'superseded' | 'changed' | 'as known' {
+    // The answer, or the retry, will tell.
+    if (this.#attempt === 'sent' || (this.#attempt === 'unanswered' && this.#wanted)) return 'as known'
+    if (seen === undefined) return this.#row?.shown === true && !this.#row.leaving ? 'missing' : 'as known'
+    if (seen.token === this.#row?.token) {
+      if (seen.data === data || this.#row.version !== this.#version) return 'as known'
+      this.#row.version = UNKNOWN
+      return 'changed'
+    }
+    // An older one will have gone from the next snapshot; or is about to be superseded.
+    if (seen.token < (this.#row?.token ?? 0) || (this.#row === undefined && this.#wanted)) return 'as known'
+    this.#floor = Math.max(this.#floor, seen.token)
+    this.#row = { token: seen.token, version: UNKNOWN, shown: true, leaving: true }
+    return 'superseded'
+  }
+
+  #answered(): void {
+    this.#attempt = 'none'
+    this.#uncertain = false
+    this.#doomed = false
+  }
+}
