@@ -73,8 +73,10 @@ export class Heartbeats {
     const held = new Set(locked)
     for (const { membership, id, token } of kept) {
       const reason = missing.get(id)
-      if (reason !== undefined) membership.lost(token, reason)
-      else if (!held.has(id)) membership.renewed(token, startedMs)
+      if (reason !== undefined) {
+        report.log('warn', { id, token, reason }, `Registration removed by others: ${reason}`)
+        membership.lost(token, reason)
+      } else if (!held.has(id)) membership.renewed(token, startedMs)
     }
     report.publish('heartbeat', { registrations: kept.length, durationMs: monotonicMs() - startedMs })
     reader.confirm(position, startedMs)

@@ -1,0 +1,55 @@
+/**
+ * A leader, without an election: whoever registered first leads, and everybody sees the same.
+ *
+ *   DATABASE_URL=postgres://… npx tsx examples/leader.ts
+ *
+ * Start it several times and stop the leader with Ctrl-C, kill -9 or kill -STOP: the next one takes over,
+ * and no two ever commit side by side. The fence sees to that, also when a leader was only asleep.
+ */
+import pg from 'pg'
+import { migrate, PostgresCluster } from 'pg-membership'
+
+const connection = process.env.DATABASE_URL ?? 'postgres://localhost/postgres'
+await migrate({ connection })
+
+const stopping = new AbortController()
+for (const name of ['SIGINT', 'SIGTERM']) process.once(name, () => stopping.abort())
+
+const pool = new pg.Pool({ connectionString: connection, max: 1 })
+pool.on('error', (error) => console.error(error.message))
+const cluster = new PostgresCluster({ connection, name: 'leader-example' })
+const membership = cluster.createMembership({ data: `process ${process.pid}` })
+await membership.register()
+console.log(`process ${process.pid} is registered`)
+
+/** What only the leader may do. If it does not lead any more, nothing of it happens. */
+async function work(client: pg.ClientBase): Promise<void> {
+  await client.query('begin')
+  try {
+    // In one turn: this registration leads, and nothing is done unless it stays current until the commit.
+    // A token, not an id: meanwhile it may have been lost, and be back at the end of the list.
+    if (cluster.snapshot?.members[0]?.token !== membership.lease?.token) return
+    await membership.fence(client)
+    await client.query('create table if not exists leader_example (n serial, leader text, at timestamptz)')
+    const insert = 'insert into leader_example (leader, at) values ($1, clock_timestamp()) returning n'
+    const { rows } = await client.query<{ n: number }>(insert, [membership.data])
+    await client.query('commit')
+    console.log(`${membership.data} leads: wrote row ${rows[0]?.n ?? '?'}`)
+  } catch (error) {
+    // MB001: the registration was lost. Another leads now; this process registers again by itself.
+    if ((error as pg.DatabaseError).code !== 'MB001') throw error
+  } finally {
+    await client.query('rollback') // nothing, after a commit
+  }
+}
+
+while (!stopping.signal.aborted) {
+  const [leader] = await cluster.getMembers() // from the cache: costs nothing
+  if (leader?.id === membership.id) {
+    const client = await pool.connect()
+    await work(client).finally(() => client.release())
+  }
+  await new Promise((resolve) => setTimeout(resolve, 500))
+}
+await cluster.close() // the next one leads from now on
+await pool.end()

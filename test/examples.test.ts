@@ -1,0 +1,97 @@
+import { randomUUID } from 'node:crypto'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Program } from './program.js'
+import { adminClient, databaseUrl } from './support/database.js'
+import { until } from './support/until.js'
+
+// The examples take the default schema, so they get a database of their own.
+const database = `examples_${randomUUID().slice(0, 8)}`
+const url = Object.assign(new URL(databaseUrl()), { pathname: `/${database}` }).href
+
+beforeAll(async () => {
+  await using admin = await adminClient()
+  await admin.query(`create database ${database}`)
+})
+
+afterAll(async () => {
+  await using admin = await adminClient()
+  await admin.query(`drop database ${database} with (force)`)
+})
+
+function start(name: string): Program {
+  return new Program(`examples/${name}.ts`, { DATABASE_URL: url, PORT: '0' })
+}
+
+function get(address: string): Promise<Response> {
+  return fetch(address, { signal: AbortSignal.timeout(10_000) })
+}
+
+async function stop(program: Program): Promise<void> {
+  program.signal('SIGTERM')
+  expect(await program.exited()).toBe(0)
+}
+
+test('leader: one process acts, and the next one as soon as the first stops', async () => {
+  await using first = start('leader')
+  const [, leader] = await first.prints(/(process \d+) leads: wrote row 1/)
+  await using second = start('leader')
+  await second.prints(/is registered/)
+  await first.prints(/wrote row 3/)
+  expect(second.output).not.toContain('leads')
+  await stop(first)
+  const [, next] = await second.prints(/(process \d+) leads: wrote row/)
+  await stop(second)
+
+  await using client = await adminClient(url)
+  const { rows } = await client.query<{ leader: string }>('select leader from leader_example order by n')
+  const terms = rows.map((row) => row.leader).filter((name, n, all) => name !== all[n - 1])
+  expect(terms, 'one after the other, never side by side').toEqual([leader, next])
+})
+
+test('router: all processes name the same owner of a key; the keys of one that stops move', async () => {
+  await using first = start('router')
+  await using second = start('router')
+  const [, survivor = ''] = await first.prints(/(http:\S+) is registered/)
+  const [, other = ''] = await second.prints(/(http:\S+) is registered/)
+  const ask = (key: number): Promise<string[]> =>
+    Promise.all([survivor, other].map(async (address) => (await get(`${address}/key-${String(key)}`)).text()))
+  const agree = ([one, another]: string[]): boolean => one === another
+
+  // They hear of each other within milliseconds.
+  const agreed = async (): Promise<boolean> => agree(await ask(0)) && agree(await ask(1))
+  await until(agreed, { message: 'both name the same owners' })
+  const answers = await Promise.all([...Array(40).keys()].map(ask))
+  expect(answers.filter((pair) => !agree(pair))).toEqual([])
+  const owners = new Set(answers.flat().map((answer) => answer.trim().split(' ').at(-1)))
+  expect([...owners].sort()).toEqual([survivor, other].sort())
+
+  await stop(second)
+  const orphans = [...answers.keys()].filter((key) => answers[key]?.[0]?.includes(other))
+  for (const key of orphans) {
+    const answer = await (await get(`${survivor}/key-${String(key)}`)).text()
+    expect(answer).toBe(`key-${String(key)} is served by ${survivor}\n`)
+  }
+  await stop(first)
+})
+
+test('shutdown: a request under way is answered, though the process has left the cluster', async () => {
+  await using program = start('shutdown')
+  const [, address = ''] = await program.prints(/listens on (http:\S+)/)
+  const response = await get(address) // its headers have arrived, not its body
+  program.signal('SIGTERM')
+  await program.prints(/deregistered/)
+  expect(program.output).not.toContain('drained')
+  expect(await response.text()).toBe('working … done\n')
+  expect(await program.exited()).toBe(0)
+  expect(program.output).toMatch(/deregistered\ndrained\nclosed\n$/)
+})
+
+test('health: ready while registered, and says how fresh the snapshot is', async () => {
+  await using program = start('health')
+  const [, port = ''] = await program.prints(/"port":(\d+)/)
+  const response = await get(`http://127.0.0.1:${port}/health`)
+  expect(response.status).toBe(200)
+  const facts = { isReady: true, members: 1, token: 1, ageMs: expect.any(Number) as number }
+  expect(await response.json()).toMatchObject(facts)
+  await stop(program)
+})
