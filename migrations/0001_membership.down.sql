@@ -26,6 +26,7 @@ drop function :"schema".claimed_session(text, integer);
 drop function :"schema".advance(text, bigint, bigint);
 drop function :"schema".readable(bytea);
 drop function :"schema".channel(text);
+drop table :"schema".held_heartbeats;
 drop table :"schema".sweeps;
 drop table :"schema".events;
 drop table :"schema".clusters;

@@ -70,8 +70,9 @@ export interface Membership extends AsyncDisposable {
    * unexpired, and keeps it from being removed until the transaction ends. Call it first in the
    * transaction, outside savepoints.
    *
-   * It fences the registration of the moment. Who acts on what a snapshot showed compares tokens in the
-   * same turn, or fences the token that it saw: `select pgmembership.fence(id, token)`.
+   * It fences the registration that the snapshot shows at the moment of the call. Who acts on what a
+   * snapshot showed *before* (it awaited something since) looks again in the same turn, or fences the token
+   * that it saw: `select pgmembership.fence(id, token)`.
    */
   fence(client: QueryClient): Promise<void>
 }

@@ -76,7 +76,10 @@ export class Heartbeats {
       if (reason !== undefined) {
         report.log('warn', { id, token, reason }, `Registration removed by others: ${reason}`)
         membership.lost(token, reason)
-      } else if (!held.has(id)) membership.renewed(token, startedMs)
+      } else if (!held.has(id) || membership.lease !== undefined) {
+        // Where the row is locked after its lease has ended, somebody may be about to remove it.
+        membership.renewed(token, startedMs)
+      }
     }
     report.publish('heartbeat', { registrations: kept.length, durationMs: monotonicMs() - startedMs })
     reader.confirm(position, startedMs)

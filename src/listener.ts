@@ -50,8 +50,7 @@ interface Ear {
 
 export class Listener {
   readonly #options: ListenerOptions
-  /** And their channels, as far as known. */
-  readonly #subscriptions = new Map<Subscription, string | undefined>()
+  readonly #subscriptions = new Map<Subscription, { channel?: string; hearing: boolean }>()
   readonly #probe = `member_probe_${randomUUID().replaceAll('-', '')}`
   readonly #loop = new Loop({
     run: () => this.#run(),
@@ -60,7 +59,6 @@ export class Listener {
   })
   #ear: Ear | undefined
   #opening: ClientConfig | undefined
-  #hearing = false
   #provenMs = -Infinity
   #awaited: { readonly nonce: string; readonly resolve: () => void } | undefined
   #closed = false
@@ -69,13 +67,9 @@ export class Listener {
     this.#options = options
   }
 
-  get hearing(): boolean {
-    return this.#hearing
-  }
-
   /** Returns how to unsubscribe. */
   subscribe(subscription: Subscription): () => void {
-    this.#subscriptions.set(subscription, undefined)
+    this.#subscriptions.set(subscription, { hearing: false })
     this.#loop.wakeNow()
     return () => {
       this.#subscriptions.delete(subscription)
@@ -141,14 +135,9 @@ export class Listener {
 
   // One query at a time: pg warns about more on the console.
   async #followSubscriptions({ subscriber, channels }: Ear): Promise<void> {
-    for (const [subscription, known] of this.#subscriptions) {
-      const channel = known ?? (await subscription.channel())
-      if (this.#subscriptions.has(subscription)) this.#subscriptions.set(subscription, channel)
-    }
-    const wanted = new Set([
-      this.#probe,
-      ...[...this.#subscriptions.values()].filter((channel) => channel !== undefined),
-    ])
+    for (const [subscription, its] of this.#subscriptions) its.channel ??= await subscription.channel()
+    const known = [...this.#subscriptions.values()].flatMap(({ channel }) => channel ?? [])
+    const wanted = new Set([this.#probe, ...known])
     for (const channel of wanted) {
       if (channels.has(channel)) continue
       await within(TIMEOUT_MS, Promise.resolve(subscriber.listenTo(channel)), 'LISTEN')
@@ -181,7 +170,9 @@ export class Listener {
   }
 
   #tell(channel: string): void {
-    for (const [subscription, its] of this.#subscriptions) if (its === channel) subscription.onHint()
+    for (const [subscription, its] of this.#subscriptions) {
+      if (its.channel === channel) subscription.onHint()
+    }
   }
 
   #broken(ear: Ear, error: Error): void {
@@ -214,8 +205,10 @@ export class Listener {
   }
 
   #setHearing(hearing: boolean): void {
-    if (this.#hearing === hearing) return
-    this.#hearing = hearing
-    for (const subscription of this.#subscriptions.keys()) subscription.onChange(hearing)
+    for (const [{ onChange }, its] of this.#subscriptions) {
+      if (its.hearing === hearing || its.channel === undefined) continue
+      its.hearing = hearing
+      onChange(hearing)
+    }
   }
 }

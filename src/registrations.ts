@@ -87,8 +87,10 @@ export class Registrations implements Host {
     this.#writer.wakeNow()
   }
 
-  fence(client: QueryClient, registration: Registration): Promise<void> {
-    return this.#options.store.fence(client, registration)
+  /** What the snapshot shows is what its reader acts on: in the moment of a return, not the newer one. */
+  fence(client: QueryClient, { id, token }: Registration): Promise<void> {
+    const { store, reader } = this.#options
+    return store.fence(client, { id, token: reader.snapshot?.get(id)?.token ?? token })
   }
 
   leaseChanged(id: string, { token, signal }: Lease, state: 'granted' | 'ended'): void {

@@ -154,9 +154,7 @@ export class SingleConnection implements PostgresPool {
 
   async #query(open: Open, text: string, values: readonly unknown[] = []): Promise<unknown> {
     try {
-      // Not in the types, but in pg since 8.0.
-      const query = { text, values: [...values], query_timeout: this.timeoutMs } as pg.QueryConfig
-      return await open.client.query(query)
+      return await within(this.timeoutMs, open.client.query(text, [...values]), 'the answer')
     } catch (error) {
       if (breaksConnection(error)) this.#discard(open)
       throw error

@@ -23,7 +23,7 @@ export type Reading =
   | ({ readonly kind: 'all'; readonly members: readonly Member[]; readonly recovering: boolean } & Position)
 
 export interface Heartbeat extends Position {
-  /** Ids whose rows somebody holds locked: not renewed, and not lost. */
+  /** Ids whose rows somebody holds locked: renewed, unless they were about to be removed. */
   readonly locked: readonly string[]
   /** Registrations that are gone, and why. */
   readonly missing: ReadonlyMap<string, LossReason>

@@ -23,11 +23,15 @@ export function abortedError(signal: AbortSignal, lastError?: Error): AbortedErr
   return new AbortedError('The wait was aborted', { cause: signal.reason, lastError })
 }
 
-/** Bounds a wait; what comes too late is dropped. */
+/**
+ * Bounds a wait; what comes too late is dropped. After a stall of this process a timer runs before the
+ * answer is read that has long been there: it gets a turn to be heard.
+ */
 export async function within<T>(ms: number, promise: Promise<T>, what: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} took longer than ${String(Math.round(ms))} ms`)), ms)
+    const error = new Error(`${what} took longer than ${String(Math.round(ms))} ms`)
+    timer = setTimeout(() => setImmediate(() => setImmediate(() => reject(error))), ms)
   })
   promise.catch(() => undefined)
   try {
