@@ -1,0 +1,126 @@
+import diagnostics from 'node:diagnostics_channel'
+import { migrate } from 'pg-membership'
+import { expect, onTestFinished, test } from 'vitest'
+import { databaseUrl, freshSchema, uniqueName } from '../support/database.js'
+import { storyOf, tableOf } from '../support/event-log.js'
+import { joined, openAdmin, openCluster } from '../support/opened.js'
+import { until } from '../support/until.js'
+
+interface Beat {
+  readonly cluster: string
+  readonly registrations: number
+}
+
+test('promise 5: heartbeats raise no revision, write no event and send no notification', async () => {
+  const schema = await freshSchema()
+  const admin = await openAdmin()
+  const name = uniqueName()
+  const cluster = openCluster({ schema, name, ttlMs: 1_000, heartbeatMs: 100 })
+  for (let n = 0; n < 3; n++) await joined(cluster)
+
+  const { rows } = await admin.query<{ channel: string }>(
+    `select channel from ${schema}.clusters where name = $1`,
+    [name],
+  )
+  const channel = rows[0]?.channel ?? ''
+  const heard: (string | undefined)[] = []
+  admin.on('notification', ({ payload }) => heard.push(payload))
+  await admin.query(`listen ${channel}`)
+  const before = await tableOf(admin, schema, name)
+  const { snapshot } = cluster
+
+  let beats = 0
+  const count = (message: unknown): void => {
+    if ((message as Beat).cluster === name) beats += (message as Beat).registrations
+  }
+  diagnostics.subscribe('pg-membership:heartbeat', count)
+  onTestFinished(() => void diagnostics.unsubscribe('pg-membership:heartbeat', count))
+  await until(() => beats >= 30, { message: 'ten heartbeats of three registrations' })
+
+  // Notifications arrive in the order of their commits: what was sent before this would have come first.
+  await admin.query(`select pg_notify($1, 'after the heartbeats')`, [channel])
+  await until(() => heard.length > 0, { message: 'the barrier arrives' })
+  expect(heard).toEqual(['after the heartbeats'])
+  expect(await tableOf(admin, schema, name)).toEqual(before)
+  expect(await storyOf(admin, schema, name)).toHaveLength(3)
+  expect(cluster.snapshot).toBe(snapshot)
+})
+
+test('promise 5: no index names a column that heartbeats write', async () => {
+  const schema = await freshSchema()
+  const admin = await openAdmin()
+  const { rows } = await admin.query<{ column: string }>(
+    `select distinct a.attname as column from pg_index i
+     join pg_attribute a on a.attrelid = i.indexrelid where i.indrelid = $1::regclass order by 1`,
+    [`${schema}.members`],
+  )
+  expect(rows.map(({ column }) => column)).toEqual(['cluster', 'id', 'token'])
+})
+
+test('promise 5: heartbeats are HOT updates, and the table does not grow', async () => {
+  // A database of its own: transactions of other tests would keep dead rows alive.
+  const server = await openAdmin()
+  const database = uniqueName('db')
+  await server.query(`create database "${database}"`)
+  onTestFinished(async () => {
+    await server.query(`drop database "${database}" with (force)`)
+  })
+  const url = new URL(databaseUrl())
+  url.pathname = `/${database}`
+  await migrate({ connection: url.href })
+
+  const admin = await openAdmin(url.href)
+  await admin.query(
+    `insert into pgmembership.members (id, cluster, data)
+     select gen_random_uuid(), 'hot', convert_to(repeat('d', 100), 'UTF8') from generate_series(1, 100)`,
+  )
+  const size = async (): Promise<string> => {
+    const { rows } = await admin.query<{ size: string }>(
+      `select pg_total_relation_size('pgmembership.members') as size`,
+    )
+    return rows[0]?.size ?? ''
+  }
+  const updates = async (): Promise<{ all: number; hot: number }> => {
+    // Before PostgreSQL 15 they come by themselves, after a while.
+    await admin.query('select pg_stat_force_next_flush()').catch(() => undefined)
+    await admin.query('select pg_stat_clear_snapshot()')
+    const { rows } = await admin.query<{ all: string; hot: string }>(
+      `select n_tup_upd as all, n_tup_hot_upd as hot from pg_stat_user_tables where relname = 'members'`,
+    )
+    return { all: Number(rows[0]?.all), hot: Number(rows[0]?.hot) }
+  }
+  await admin.query('vacuum pgmembership.members')
+  const [sizeBefore, before] = [await size(), await updates()]
+  for (let n = 0; n < 200; n++) {
+    await admin.query(
+      `select pgmembership.heartbeat('hot', array_agg(id), array_agg(token), 'nobody', 0) from pgmembership.members`,
+    )
+  }
+  await until(async () => (await updates()).all >= before.all + 20_000, { message: 'the statistics arrive' })
+  const after = await updates()
+  expect(after.all - before.all).toBe(20_000)
+  // All of them where nothing else runs on the server; what connects to it meanwhile can keep a dead row alive.
+  expect(after.hot - before.hot).toBeGreaterThan(18_000)
+  expect(Number(await size())).toBeLessThan(2 * Number(sizeBefore))
+})
+
+test('promise 5: a heartbeat waits for no lock, and renews what is not locked', async () => {
+  const schema = await freshSchema()
+  const [admin, other] = [await openAdmin(), await openAdmin()]
+  const name = uniqueName()
+  const cluster = openCluster({ schema, name })
+  const memberships = [await joined(cluster), await joined(cluster), await joined(cluster)]
+  const ids = memberships.map(({ id }) => id)
+  const tokens = memberships.map(({ lease }) => lease?.token)
+  await other.query('begin')
+  await other.query(`select from ${schema}.members where id = $1 for update`, [ids[1]])
+  await other.query(`select from ${schema}.clusters where name = $1 for update`, [name])
+  const { rows } = await admin.query(
+    `select locked, missing from ${schema}.heartbeat($1, $2, $3, 'nobody', 0)`,
+    [name, [...ids, '00000000-0000-4000-8000-000000000000'], [...tokens, 7]],
+  )
+  expect(JSON.stringify(rows)).toContain(ids[1])
+  expect(JSON.stringify(rows)).toContain('00000000-0000-4000-8000-000000000000')
+  expect(JSON.stringify(rows)).not.toContain(ids[0])
+  await other.query('rollback')
+})

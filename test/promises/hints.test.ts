@@ -1,0 +1,144 @@
+import { expect, onTestFinished, test } from 'vitest'
+import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { tableOf, typeMembers } from '../support/event-log.js'
+import { openAdmin, openCluster, openProxy } from '../support/opened.js'
+import type { TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+
+const schema = await freshSchema()
+const NEVER_MS = 600_000
+
+/** How many statements that read the cluster have gone through the proxy since. */
+function countReads(proxy: TcpProxy): () => number {
+  const perConnection = new Map<string, number>()
+  void proxy.cutOnce({
+    direction: 'toServer',
+    afterBytes: 0,
+    // It never says yes: it looks only.
+    when: ({ sent, startup }) => {
+      const reads = sent.split(`from "${schema}"."clusters" "c"`).length - 1
+      const others = sent.split(`from "${schema}"."clusters" c`).length - 1
+      perConnection.set(startup, reads + others)
+      return false
+    },
+  })
+  return () => [...perConnection.values()].reduce((sum, count) => sum + count, 0)
+}
+
+/** A role that may do nothing here but connect. */
+async function unrelated(): Promise<AdminClient> {
+  const admin = await openAdmin()
+  const role = uniqueName('stranger')
+  await admin.query(`create role "${role}"`)
+  onTestFinished(async () => {
+    await admin.query(`reset role; drop role "${role}"`)
+  })
+  const stranger = await openAdmin()
+  await stranger.query(`set role "${role}"`)
+  return stranger
+}
+
+async function channelOf(admin: AdminClient, cluster: string): Promise<string> {
+  const { rows } = await admin.query<{ channel: string }>(
+    `select channel from ${schema}.clusters where name = $1`,
+    [cluster],
+  )
+  return rows[0]?.channel ?? ''
+}
+
+const GARBAGE = [
+  '',
+  'x'.repeat(7_999),
+  '{"kind":"left","member":"00000000-0000-0000-0000-000000000000"}',
+  '{{{',
+  'null',
+  '\u0001\ufffd🐘',
+  `'; drop table members; --`,
+]
+
+test('promise 10: whatever an unrelated role sends on the channel, no snapshot changes', async () => {
+  const admin = await openAdmin()
+  const proxy = await openProxy()
+  const name = uniqueName()
+  await typeMembers(admin, schema, name, ['one', 'two'])
+  const options = { ttlMs: NEVER_MS, pollMs: NEVER_MS }
+  const cluster = openCluster({ schema, name, connection: proxy.throughIt, ...options })
+  const watcher = cluster.watchMembers()
+  await watcher.next()
+  await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
+  await cluster.getMembers({ fresh: true })
+  const { snapshot } = cluster
+  const stranger = await unrelated()
+  await expect(stranger.query(`select from ${schema}.members`)).rejects.toMatchObject({ code: '42501' })
+
+  const reads = countReads(proxy)
+  const channel = await channelOf(admin, name)
+  for (const payload of GARBAGE) await stranger.query(`select pg_notify($1, $2)`, [channel, payload])
+  // A thousand that arrive at once: in one transaction, each different, or they would collapse.
+  await stranger.query(`select pg_notify($1, n::text) from generate_series(1, 1000) n`, [channel])
+  // What comes after them was heard after them.
+  await typeMembers(admin, schema, name, ['three'])
+  await until(() => cluster.snapshot !== snapshot, { message: 'the true change shows' })
+  expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
+  expect(cluster.snapshot?.revision).toBe(3)
+  expect(reads()).toBeGreaterThan(0)
+  expect(reads()).toBeLessThanOrEqual(GARBAGE.length + 5)
+  expect((await watcher.next()).value).toHaveLength(3)
+  expect(cluster.status).toMatchObject({ mode: 'listening', lastError: undefined })
+})
+
+test('promise 10: a thousand hints, sent one by one while a refresh is under way, cost one or two more', async () => {
+  const admin = await openAdmin()
+  const proxy = await openProxy()
+  const name = uniqueName()
+  await typeMembers(admin, schema, name, ['one'])
+  const cluster = openCluster({
+    schema,
+    name,
+    connection: proxy.throughIt,
+    listenConnection: databaseUrl(),
+    ttlMs: NEVER_MS,
+    pollMs: NEVER_MS,
+  })
+  await cluster.getMembers()
+  await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
+  await cluster.getMembers({ fresh: true })
+  const { snapshot } = cluster
+  const stranger = await unrelated()
+  const channel = await channelOf(admin, name)
+  const reads = countReads(proxy)
+  proxy.freeze({ direction: 'toClient' })
+  for (let n = 0; n < 1_000; n++) await stranger.query(`notify ${channel}`)
+  proxy.thaw()
+  await cluster.getMembers({ fresh: true })
+  expect(cluster.snapshot).toBe(snapshot)
+  expect(reads()).toBeGreaterThan(0)
+  expect(reads()).toBeLessThan(10)
+})
+
+test('promise 10: through a flood of hints a true change shows, and most of them cost nothing', async () => {
+  const admin = await openAdmin()
+  const proxy = await openProxy()
+  const name = uniqueName()
+  await typeMembers(admin, schema, name, ['one'])
+  const options = { ttlMs: NEVER_MS, pollMs: NEVER_MS }
+  const cluster = openCluster({ schema, name, connection: proxy.throughIt, ...options })
+  await cluster.getMembers()
+  await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
+  const { snapshot } = cluster
+  const strangers = await Promise.all([unrelated(), unrelated(), unrelated()])
+  const channel = await channelOf(admin, name)
+  const reads = countReads(proxy)
+  let sent = 0
+  const flood = Promise.all(
+    strangers.map(async (stranger) => {
+      for (; sent < 3_000; sent++) await stranger.query(`notify ${channel}`)
+    }),
+  )
+  await until(() => sent > 1_500, { message: 'half of the flood' })
+  expect(cluster.snapshot).toBe(snapshot)
+  await typeMembers(admin, schema, name, ['two'])
+  await until(() => cluster.snapshot?.revision === 2, { withinMs: 2_000, message: 'the true change shows' })
+  await flood
+  expect(reads()).toBeLessThan(sent / 2)
+})

@@ -1,0 +1,123 @@
+import type { Logger } from 'pg-membership'
+import { expect, test } from 'vitest'
+import { freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { tableOf, typeMembers } from '../support/event-log.js'
+import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
+import { until } from '../support/until.js'
+
+const schema = await freshSchema()
+
+interface Said {
+  readonly level: keyof Logger
+  readonly message: string
+}
+
+function listeningLogger(): Logger & { readonly said: Said[] } {
+  const said: Said[] = []
+  const at = (level: keyof Logger) => (_details: object, message: string) =>
+    void said.push({ level, message })
+  return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error'), said }
+}
+
+/** As a standby that was promoted without the last commits: everything after this revision never was. */
+async function loseCommits(admin: AdminClient, name: string, revision: number): Promise<void> {
+  await admin.query('begin')
+  // Replication does not fire triggers either.
+  await admin.query('set local session_replication_role = replica')
+  const lost = [name, revision]
+  await admin.query(
+    `delete from ${schema}.members m using ${schema}.events e
+     where e.cluster = $1 and e.revision > $2 and e.kind = 'joined' and (m.id, m.token) = (e.member, e.token)`,
+    lost,
+  )
+  await admin.query(`delete from ${schema}.events where cluster = $1 and revision > $2`, lost)
+  await admin.query(
+    `update ${schema}.clusters c set revision = $2, stamp = e.stamp,
+       last_token = (select max(token) from ${schema}.events where cluster = $1)
+     from ${schema}.events e where c.name = $1 and e.cluster = $1 and e.revision = $2`,
+    lost,
+  )
+  await admin.query('commit')
+}
+
+test('promise 3: a reader follows when the database has lost commits, and reports it as an error', async () => {
+  const admin = await openAdmin()
+  const name = uniqueName()
+  await typeMembers(admin, schema, name, ['one', 'two', 'three', 'four'])
+  const logger = listeningLogger()
+  const cluster = openCluster({ schema, name, logger, pollMs: 200 })
+  await cluster.getMembers()
+  const yielded: (string | undefined)[] = []
+  const watch = async (): Promise<void> => {
+    for await (const members of cluster.watchMembers()) yielded.push(members.map(({ data }) => data).join())
+  }
+  const watching = watch()
+  await loseCommits(admin, name, 2)
+  await until(() => cluster.snapshot?.revision === 2, { message: 'the reader goes back' })
+  expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
+  expect(logger.said.filter(({ level }) => level === 'error')).toHaveLength(1)
+  await typeMembers(admin, schema, name, ['instead'])
+  await until(() => cluster.snapshot?.revision === 3, { message: 'the reader goes on' })
+  expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
+  expect(logger.said.filter(({ level }) => level === 'error')).toHaveLength(1)
+  await cluster.close()
+  await watching
+  expect(yielded).toEqual(['one,two,three,four', 'one,two', 'one,two,instead'])
+})
+
+test('promise 3: another history of equal length is told apart, and reported', async () => {
+  const admin = await openAdmin()
+  const proxy = await openProxy()
+  const name = uniqueName()
+  await typeMembers(admin, schema, name, ['one', 'two', 'three'])
+  const logger = listeningLogger()
+  const cluster = openCluster({ schema, name, logger, connection: proxy.throughIt, pollMs: 200 })
+  await cluster.getMembers()
+  await proxy.cut()
+  await loseCommits(admin, name, 2)
+  await typeMembers(admin, schema, name, ['another three'])
+  await proxy.restore()
+  await until(() => cluster.snapshot?.members[2]?.data === 'another three', {
+    message: 'the reader converges',
+  })
+  expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
+  expect(logger.said.filter(({ level }) => level === 'error')).toHaveLength(1)
+})
+
+test('promise 2: another history that has grown longer is not taken for more of the same', async () => {
+  const admin = await openAdmin()
+  const proxy = await openProxy()
+  const name = uniqueName()
+  await typeMembers(admin, schema, name, ['one', 'two', 'three'])
+  const cluster = openCluster({ schema, name, connection: proxy.throughIt, pollMs: 200 })
+  await cluster.getMembers()
+  await proxy.cut()
+  await loseCommits(admin, name, 1)
+  await typeMembers(admin, schema, name, ['2', '3', '4', '5'])
+  await proxy.restore()
+  await until(() => cluster.snapshot?.revision === 5, { message: 'the reader converges' })
+  expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
+})
+
+test('promise 8: a member whose registration is among the lost commits comes back, and its token does not go back', async () => {
+  const admin = await openAdmin()
+  const proxy = await openProxy()
+  const name = uniqueName()
+  await typeMembers(admin, schema, name, ['one'])
+  const cluster = openCluster({ schema, name, connection: proxy.throughIt, ttlMs: 2_000 })
+  const membership = await joined(cluster, { data: 'mine' })
+  for (let n = 0; n < 5; n++) {
+    await membership.deregister()
+    await membership.register()
+  }
+  const token = membership.lease?.token ?? 0
+  await proxy.cut()
+  await loseCommits(admin, name, 1)
+  await proxy.restore()
+  const back = async (): Promise<boolean> =>
+    (await tableOf(admin, schema, name)).members.some(({ id }) => id === membership.id)
+  await until(back, { message: 'the member is back' })
+  expect((await membership.whenRegistered()).token).toBeGreaterThan(token)
+  await until(() => (cluster.snapshot?.get(membership.id)?.token ?? 0) > token, { message: 'its own view' })
+  expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
+})

@@ -1,0 +1,24 @@
+import { execFile, type ExecFileOptions } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { databaseUrl } from './database.js'
+
+export const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
+
+export interface Outcome {
+  readonly code: number | string
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** As a user runs it, with DATABASE_URL set; `env` overrides, and undefined unsets. */
+export function pgMembership(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
+  const options: ExecFileOptions = {
+    env: { ...process.env, DATABASE_URL: databaseUrl(), ...env },
+    encoding: 'utf8',
+  }
+  return new Promise((resolve) => {
+    execFile(process.execPath, [MAIN, ...args], options, (error, stdout, stderr) => {
+      resolve({ code: error ? (error.code ?? 'killed') : 0, stdout: String(stdout), stderr: String(stderr) })
+    })
+  })
+}

@@ -1,0 +1,147 @@
+/** A process of its own that takes part in a cluster: worker-main.js runs there, this is the parent's side. */
+import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import type { Member, MembershipOptions, PostgresClusterOptions } from 'pg-membership'
+import { onTestFinished } from 'vitest'
+
+interface Command<P, R> {
+  readonly parameters: P
+  readonly result: R
+}
+
+export interface Commands {
+  /** Opens its cluster; options that survive JSON, and perhaps a logger that throws whatever it is told. */
+  open: Command<PostgresClusterOptions & { readonly throwingLogger?: boolean }, undefined>
+  /** Tells every snapshot from now on. */
+  follow: Command<undefined, undefined>
+  join: Command<MembershipOptions, { readonly id: string; readonly token: number }>
+  /** The token of its nth membership's lease. */
+  lease: Command<number, number | undefined>
+  nextLease: Command<number, number>
+  snapshot: Command<undefined, { readonly revision: number; readonly members: readonly Member[] }>
+  churn: Command<{ readonly seed: number; readonly lanes: number }, undefined>
+  lead: Command<{ readonly url: string; readonly schema: string; readonly table: string }, undefined>
+  /** Stops churning or leading. */
+  rest: Command<undefined, undefined>
+  /** Blocks the event loop; whether each membership trusts its lease right afterwards. */
+  block: Command<number, readonly boolean[]>
+  close: Command<undefined, undefined>
+  /** Ends when nothing keeps it alive. */
+  letGo: Command<undefined, undefined>
+}
+
+/** What a worker says unasked. */
+export type Told =
+  | { readonly kind: 'snapshot'; readonly revision: number; readonly digest: string }
+  | { readonly kind: 'watched'; readonly revision: number; readonly tokens: readonly number[] }
+  | { readonly kind: 'committed'; readonly n: number }
+  | { readonly kind: 'refused' }
+  | { readonly kind: 'lost'; readonly reason: string }
+  | { readonly kind: 'stalled'; readonly stalledMs: number; readonly trusted: readonly boolean[] }
+  | { readonly kind: 'trouble'; readonly message: string }
+  | { readonly kind: 'uncaught'; readonly message: string }
+
+export type Telling =
+  | Told
+  | { readonly kind: 'ready' }
+  | { readonly kind: 'answer'; readonly id: number; readonly result?: unknown; readonly error?: string }
+
+export interface Request {
+  readonly id: number
+  readonly command: keyof Commands
+  readonly parameters: unknown
+}
+
+const MAIN = fileURLToPath(new URL('worker-main.js', import.meta.url))
+
+/** Killed after the test, if it is still there. */
+export async function startWorker(): Promise<Worker> {
+  const worker = new Worker()
+  onTestFinished(() => worker.kill())
+  await worker.ready
+  return worker
+}
+
+export class Worker {
+  readonly told: Told[] = []
+  readonly ready: Promise<void>
+  readonly #process: ChildProcess
+  readonly #ended: Promise<unknown>
+  readonly #asked = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>()
+  #output = ''
+
+  constructor() {
+    this.#process = fork(MAIN, { execArgv: [], stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
+    this.#ended = once(this.#process, 'close').then(() => {
+      for (const { reject } of this.#asked.values()) reject(new Error(`worker ${this.pid} ended`))
+    })
+    this.ready = new Promise((resolve, reject) => {
+      this.#process.on('message', (telling: Telling) => {
+        if (telling.kind === 'ready') resolve()
+        else if (telling.kind === 'answer') this.#answer(telling)
+        else this.told.push(telling)
+      })
+      void this.#ended.then(() => reject(new Error(`worker ${this.pid} did not start: ${this.#output}`)))
+    })
+    this.ready.catch(() => undefined)
+    for (const stream of [this.#process.stdout, this.#process.stderr]) {
+      stream?.setEncoding('utf8').on('data', (text: string) => (this.#output += text))
+    }
+  }
+
+  get pid(): number {
+    return this.#process.pid ?? 0
+  }
+
+  get isRunning(): boolean {
+    return this.#process.exitCode === null && this.#process.signalCode === null
+  }
+
+  /** All that it wrote to stdout and stderr. */
+  get output(): string {
+    return this.#output
+  }
+
+  toldOf<K extends Told['kind']>(kind: K): Extract<Told, { readonly kind: K }>[] {
+    return this.told.filter((told): told is Extract<Told, { readonly kind: K }> => told.kind === kind)
+  }
+
+  ask<K extends keyof Commands>(
+    command: K,
+    ...[parameters]: Commands[K]['parameters'] extends undefined ? [] : [Commands[K]['parameters']]
+  ): Promise<Commands[K]['result']> {
+    const id = this.#asked.size
+    const answer = new Promise((resolve, reject) => {
+      this.#asked.set(id, { resolve, reject })
+      if (!this.isRunning) reject(new Error(`worker ${this.pid} has ended`))
+      else
+        this.#process.send({ id, command, parameters } satisfies Request, (error) => error && reject(error))
+    })
+    // It may be killed before it answers.
+    answer.catch(() => undefined)
+    return answer as Promise<Commands[K]['result']>
+  }
+
+  signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
+    this.#process.kill(signal)
+  }
+
+  /** SIGKILL; resolves when all that it had said was heard. */
+  async kill(): Promise<void> {
+    this.#process.kill('SIGKILL')
+    await this.#ended
+  }
+
+  /** By itself; its exit code. */
+  async exit(): Promise<number | null> {
+    await this.#ended
+    return this.#process.exitCode
+  }
+
+  #answer({ id, result, error }: Extract<Telling, { readonly kind: 'answer' }>): void {
+    const asked = this.#asked.get(id)
+    if (error === undefined) asked?.resolve(result)
+    else asked?.reject(new Error(error))
+  }
+}
