@@ -165,6 +165,8 @@ describe('SQL', () => {
     await using client = await adminClient(url)
     await client.query('begin')
     await client.query(ROLES)
+    // As docs/audit.md says.
+    await client.query('set local search_path = public, pgmembership')
     // What has parameters is only planned: it parses, and all that it names is there.
     await client.query(/\$\d/.test(code) ? `prepare question as ${code}` : code)
     await client.query('rollback')

@@ -1,0 +1,63 @@
+/** One connection for one command, which only reads: a standby will do. */
+import process from 'node:process'
+import pg from 'pg'
+import { clientConfig } from '../client.js'
+import { permanentError } from '../database-errors.js'
+import { schemaName } from '../options.js'
+import { checkSchemaVersion, quoteIdentifier, type FoundVersion } from '../schema.js'
+import { within } from '../waiting.js'
+import { UsageError, type Arguments } from './arguments.js'
+
+const CONNECT_TIMEOUT_MS = 10_000
+const CLOSE_TIMEOUT_MS = 2_000
+const STATEMENT_TIMEOUT_MS = 60_000
+
+export function connectionUrl(args: Arguments): string {
+  const url = args.text('connection') ?? process.env.DATABASE_URL
+  if (!url) throw new UsageError('no database: give --connection URL, or set DATABASE_URL')
+  return url
+}
+
+/** `$$.` in the text stands for the schema. */
+export type Query = <T extends object>(text: string, values: readonly unknown[]) => Promise<T[]>
+
+export async function reading<T>(args: Arguments, read: (query: Query) => Promise<T>): Promise<T> {
+  const schema = `${quoteIdentifier(schemaName(args.text('schema')))}.`
+  const socket = await clientConfig({
+    connection: connectionUrl(args),
+    session: 'pg-membership cli',
+    connectTimeoutMs: CONNECT_TIMEOUT_MS,
+  })
+  const client = new pg.Client(socket.config)
+  client.on('error', () => undefined)
+  const query: Query = async <T extends object>(text: string, values: readonly unknown[]) =>
+    (
+      await client.query<T>(
+        text.replaceAll('$$.', () => schema),
+        [...values],
+      )
+    ).rows
+  try {
+    await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
+    await client.query(`begin read only; set local statement_timeout = ${String(STATEMENT_TIMEOUT_MS)}`)
+    const [found] = await query<FoundVersion>(
+      'select version, compatible_from as "compatibleFrom" from $$.schema_version()',
+      [],
+    )
+    checkSchemaVersion(found)
+    return await read(query)
+  } catch (error) {
+    throw permanentError(error) ?? error
+  } finally {
+    await within(CLOSE_TIMEOUT_MS, client.end(), 'closing').catch(() => undefined)
+    socket.destroy()
+  }
+}
+
+/** For whoever mistyped a cluster's name. */
+export async function noSuchCluster(query: Query, cluster: string | undefined): Promise<string> {
+  const clusters = await query<{ name: string }>('select name from $$.clusters order by name limit 20', [])
+  if (clusters.length === 0) return 'There has never been a member here.'
+  if (cluster === undefined || clusters.some(({ name }) => name === cluster)) return ''
+  return `There has never been a cluster ${JSON.stringify(cluster)}. There are: ${clusters.map(({ name }) => name).join(', ')}`
+}

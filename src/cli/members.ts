@@ -1,0 +1,94 @@
+import { moment, type Arguments } from './arguments.js'
+import { CONNECTION_HELP, type Command } from './command.js'
+import { noSuchCluster, reading } from './database.js'
+import { duration, table, time, type Column } from './table.js'
+
+interface Row {
+  readonly cluster: string
+  readonly id: string
+  readonly token: string
+  readonly data: string
+  readonly registered_at: Date
+  readonly here_ms: number
+  /** null where the question is about the past. */
+  readonly silent_ms: number | null
+  readonly ttl_ms: number | null
+  readonly session: string | null
+}
+
+export const membersCommand: Command = {
+  summary: 'who is a member now, or was at a time',
+  help: `Usage: pg-membership members [CLUSTER] [options]
+
+Shows who is a member, of one cluster or of all, oldest registration first, with the age of the last
+heartbeat; or who was a member at a time, and what each carried then.
+
+  --at TIME          as 2026-01-31T09:00Z, or so long ago, as 90s, 2h30m or 7d
+  --wide             do not shorten data
+${CONNECTION_HELP}`,
+  options: { at: { type: 'string' }, wide: { type: 'boolean' } },
+  maxPositionals: 1,
+  connects: true,
+  run(args) {
+    const [cluster] = args.positionals
+    const at = moment(args, 'at')
+    return reading(args, async (query) => {
+      const rows = at
+        ? await query<Row>(THEN, [cluster ?? null, at.agoMs, at.time])
+        : await query<Row>(NOW, [cluster ?? null])
+      if (args.flag('json')) return JSON.stringify(rows.map(toJson), null, 2)
+      if (rows.length === 0) return (await noSuchCluster(query, cluster)) || 'No members.'
+      return shown(rows, args)
+    })
+  },
+}
+
+const NOW = `
+  select cluster, id, token, data, registered_at, session,
+    extract(epoch from clock_timestamp() - registered_at)::float8 * 1000 as here_ms,
+    extract(epoch from silent_for)::float8 * 1000 as silent_ms, extract(epoch from ttl)::float8 * 1000 as ttl_ms
+  from $$.members_now where $1::text is null or cluster = $1 order by cluster, token`
+
+const THEN = `
+  select c.name as cluster, m.id, m.token, m.data, m.registered_at, null as session,
+    extract(epoch from asked.at - m.registered_at)::float8 * 1000 as here_ms, null as silent_ms, null as ttl_ms
+  from (select coalesce($3::timestamptz, clock_timestamp() - $2::float8 * interval '1 ms') as at) asked
+  cross join $$.clusters c cross join lateral $$.members_at(c.name, asked.at) m
+  where $1::text is null or c.name = $1 order by c.name, m.token`
+
+function shown(rows: readonly Row[], args: Arguments): string {
+  const many = args.positionals.length === 0
+  const now = rows[0]?.silent_ms !== null
+  const columns: Column<Row>[] = [
+    ...(many ? [{ title: 'CLUSTER', value: (row: Row) => row.cluster }] : []),
+    { title: 'ID', value: ({ id }) => id },
+    { title: 'TOKEN', value: ({ token }) => token, align: 'right' },
+    { title: 'REGISTERED', value: (row) => time(row.registered_at) },
+    { title: now ? 'HERE FOR' : 'HAD BEEN HERE', value: (row) => duration(row.here_ms), align: 'right' },
+    ...(now
+      ? [
+          {
+            title: 'HEARTBEAT',
+            value: (row: Row) => `${duration(row.silent_ms ?? 0)} ago`,
+            align: 'right' as const,
+          },
+        ]
+      : []),
+    { title: 'DATA', value: ({ data }) => data, cut: true },
+  ]
+  return table(rows, columns, { wide: args.flag('wide') })
+}
+
+function toJson(row: Row): object {
+  return {
+    cluster: row.cluster,
+    id: row.id,
+    token: Number(row.token),
+    data: row.data,
+    registeredAt: row.registered_at.toISOString(),
+    hereForMs: Math.round(row.here_ms),
+    ...(row.silent_ms === null
+      ? {}
+      : { silentForMs: Math.round(row.silent_ms), ttlMs: row.ttl_ms, session: row.session }),
+  }
+}

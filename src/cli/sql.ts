@@ -1,0 +1,75 @@
+import { grantsText } from '../migration-files.js'
+import { migrationSql } from '../migration-sql.js'
+import { schemaName } from '../options.js'
+import { quoteIdentifier } from '../schema.js'
+import { UsageError, type Arguments } from './arguments.js'
+import type { Command } from './command.js'
+
+export const sqlCommand: Command = {
+  summary: 'print the migrations, or the grants that roles need, as SQL',
+  help: `Usage: pg-membership sql [--down] [--from N] [--to N] [--schema NAME]
+       pg-membership sql --grants KIND=ROLE,... [--schema NAME]
+
+Prints the migrations as SQL, for teams with a migration tool of their own, or the grants that roles
+need. Nothing is connected to. Run what it prints in one transaction.
+
+  --down             take the schema back instead
+  --from N           the version that is there; default: 0, with --down the newest
+  --to N             the version wanted; default: the newest, with --down 0
+  --grants LIST      print grants instead, as owner=ROLE, member=ROLE or reader=ROLE; see docs/roles.md
+  --schema NAME      default: pgmembership
+  -h, --help         this text`,
+  options: {
+    down: { type: 'boolean' },
+    from: { type: 'string' },
+    to: { type: 'string' },
+    grants: { type: 'string', multiple: true },
+  },
+  maxPositionals: 0,
+  connects: false,
+  run(args) {
+    const schema = schemaName(args.text('schema'))
+    const [from, to] = [args.integer('from'), args.integer('to')]
+    const wanted = grants(args)
+    if (wanted.length > 0) {
+      if (args.flag('down') || from !== undefined || to !== undefined) {
+        throw new UsageError('--grants goes without --down, --from and --to')
+      }
+      return wanted.map(({ kind, role }) => grant(kind, schema, role)).join('\n')
+    }
+    return migrationSql({
+      schema,
+      direction: args.flag('down') ? 'down' : 'up',
+      ...(from === undefined ? {} : { from }),
+      ...(to === undefined ? {} : { to }),
+    }).trimEnd()
+  },
+}
+
+type Kind = 'owner' | 'member' | 'reader'
+
+function grants(args: Arguments): { readonly kind: Kind; readonly role: string }[] {
+  const items = args.texts('grants').flatMap((list) => list.split(','))
+  return items.map((item) => {
+    const [, kind, role] = /^(owner|member|reader)=(.+)$/s.exec(item) ?? []
+    if (role === undefined) {
+      throw new UsageError(
+        `--grants takes owner=ROLE, member=ROLE or reader=ROLE, not ${JSON.stringify(item)}`,
+      )
+    }
+    return { kind: kind as Kind, role }
+  })
+}
+
+function grant(kind: Kind, schema: string, role: string): string {
+  const reader = grantsText('reader', schema, role)
+  switch (kind) {
+    case 'owner':
+      return `-- An owner migrates, and trims the log. It needs no privilege but a schema of its own.
+create schema if not exists ${quoteIdentifier(schema)} authorization ${quoteIdentifier(role)};\n`
+    case 'member':
+      return `${reader}\n${grantsText('member', schema, role)}`
+    case 'reader':
+      return reader
+  }
+}

@@ -1,0 +1,161 @@
+import { execFile } from 'node:child_process'
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { promisify } from 'node:util'
+import { publint } from 'publint'
+import { formatMessage } from 'publint/utils'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { untar } from './support/untar.js'
+
+const ROOT = join(import.meta.dirname, '..')
+const TSC = join(ROOT, 'node_modules/typescript/bin/tsc')
+const ATTW = join(ROOT, 'node_modules/@arethetypeswrong/cli/dist/index.js')
+const DEPENDENCIES = ['pg', 'pg-listen', 'kysely', 'uuid']
+
+/** Outside the repository, so that nothing of its node_modules is found by walking up. */
+const directory = mkdtempSync(join(tmpdir(), 'pg-membership-package-'))
+const unpacked = join(directory, 'package')
+let tarball: string
+let files: string[]
+
+beforeAll(async () => {
+  // Without scripts: `npm test` has built dist/, and a build would pull it away under the other tests.
+  await run('npm', ['pack', '--ignore-scripts', '--pack-destination', directory], ROOT)
+  const [name = ''] = readdirSync(directory).filter((file) => file.endsWith('.tgz'))
+  tarball = join(directory, name)
+  files = untar(tarball, unpacked)
+})
+
+afterAll(() => {
+  rmSync(directory, { recursive: true, force: true })
+})
+
+describe('the tarball', () => {
+  test('has dist/, migrations/, README, LICENSE, CHANGELOG, and nothing else', () => {
+    const expected =
+      /^(dist\/.+\.(d\.ts|js|js\.map)|migrations\/.+\.sql|(README|CHANGELOG)\.md|LICENSE|package\.json)$/
+    expect(files.filter((file) => !expected.test(file))).toEqual([])
+    const top = new Set(files.map((file) => file.replace(/\/.*/, '')))
+    expect([...top].sort()).toEqual(
+      ['CHANGELOG.md', 'LICENSE', 'README.md', 'dist', 'migrations', 'package.json'].sort(),
+    )
+  })
+
+  test('has source maps that carry their sources', () => {
+    const map = JSON.parse(readFileSync(join(unpacked, 'dist/index.js.map'), 'utf8')) as {
+      sourcesContent?: string[]
+    }
+    expect(map.sourcesContent?.[0]).toBe(readFileSync(join(ROOT, 'src/index.ts'), 'utf8'))
+  })
+
+  test('passes publint', async () => {
+    const { messages, pkg } = await publint({ pkgDir: unpacked, pack: false, strict: true })
+    expect(messages.map((message) => formatMessage(message, pkg))).toEqual([])
+  })
+
+  test('passes attw', async () => {
+    // The package is ESM only: require() takes it on every Node of `engines`, which the ignored rule denies.
+    const rules = ['--profile', 'node16', '--ignore-rules', 'cjs-resolves-to-esm']
+    await run(process.execPath, [ATTW, tarball, ...rules, '--no-definitely-typed'], directory)
+  })
+})
+
+describe('a consumer', () => {
+  const program = `
+    import { MembershipLostError, PostgresCluster, migrate, migrationSql } from 'pg-membership'
+    import type { Cluster, Lease, Member } from 'pg-membership'
+    import { MemoryCluster, MemoryWorld } from 'pg-membership/memory'
+
+    export async function main(connection: string): Promise<Member | undefined> {
+      const applied: string[] = await migrate({ connection })
+      const cluster: Cluster = new PostgresCluster({ connection, name: migrationSql() + applied.join() })
+      const membership = cluster.createMembership({ data: 'x' })
+      const lease: Lease = await membership.register()
+      if (lease.signal.reason instanceof MembershipLostError) throw lease.signal.reason
+      for await (const members of cluster.watchMembers({ signal: lease.signal })) return members[0]
+      await using memory = new MemoryCluster({ name: 'm', world: new MemoryWorld() })
+      return memory.snapshot?.get(membership.id)
+    }
+  `
+  const strict = { strict: true, skipLibCheck: false, noEmit: true, target: 'ES2022' }
+  const node = { lib: ['ES2022', 'ESNext.Disposable'], types: ['node'] }
+
+  // Without @types/pg, and without the dependencies themselves: the types expose nothing of them.
+  test.each([
+    ['module NodeNext', { ...strict, ...node, module: 'NodeNext' }],
+    ['moduleResolution Bundler', { ...strict, ...node, module: 'ESNext', moduleResolution: 'Bundler' }],
+  ])('compiles with strict and skipLibCheck: false, under %s', async (name, compilerOptions) => {
+    const project = consumer(`types-${name.replace(/\W+/g, '-')}`, ['@types/node'])
+    writeFileSync(join(project, 'main.ts'), program)
+    writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['main.ts'] }))
+    await run(process.execPath, [TSC, '-p', project], project)
+  })
+
+  test.each([
+    ['require()', 'main.cjs', `const all = [require('pg-membership'), require('pg-membership/memory')]`],
+    [
+      'import',
+      'main.mjs',
+      `const all = [await import('pg-membership'), await import('pg-membership/memory')]`,
+    ],
+  ])('loads both entry points by %s, in silence', async (name, file, load) => {
+    const project = consumer(`runs-${file}`, DEPENDENCIES)
+    writeFileSync(
+      join(project, file),
+      `${load}
+       const [{ PostgresCluster }, { MemoryCluster }] = all
+       process.stdout.write([PostgresCluster, MemoryCluster].map(({ name }) => name).join())`,
+    )
+    expect(await run(process.execPath, [file], project)).toEqual({
+      stdout: 'PostgresCluster,MemoryCluster',
+      stderr: '',
+    })
+  })
+
+  test('finds the command', async () => {
+    const project = consumer('runs-command', DEPENDENCIES)
+    const { bin } = JSON.parse(readFileSync(join(unpacked, 'package.json'), 'utf8')) as {
+      bin: Record<string, string>
+    }
+    const command = join(project, 'node_modules/pg-membership', bin['pg-membership'] ?? '')
+    expect(readFileSync(command, 'utf8')).toMatch(/^#!\/usr\/bin\/env node\n/)
+    expect((await run(process.execPath, [command, '--help'], project)).stdout).toContain('migrate')
+  })
+})
+
+/** A project with the package installed, and links to what else it may find. */
+function consumer(name: string, dependencies: readonly string[]): string {
+  const project = join(directory, name)
+  untar(tarball, join(project, 'node_modules/pg-membership'))
+  for (const dependency of dependencies) {
+    const link = join(project, 'node_modules', dependency)
+    mkdirSync(dirname(link), { recursive: true })
+    symlinkSync(join(ROOT, 'node_modules', dependency), link)
+  }
+  writeFileSync(join(project, 'package.json'), '{ "type": "module" }')
+  return project
+}
+
+/** Rejects with what the program printed when it fails. The cache of npm may not be writable here. */
+async function run(file: string, args: string[], cwd: string): Promise<{ stdout: string; stderr: string }> {
+  const env = {
+    ...process.env,
+    npm_config_cache: join(directory, 'npm'),
+    npm_config_update_notifier: 'false',
+  }
+  try {
+    return await promisify(execFile)(file, args, { cwd, env })
+  } catch (error) {
+    const { stdout, stderr } = error as { stdout?: string; stderr?: string }
+    throw new Error(`${file} ${args.join(' ')}\n${stdout ?? ''}${stderr ?? ''}`, { cause: error })
+  }
+}

@@ -1,0 +1,331 @@
+import { randomUUID } from 'node:crypto'
+import pg from 'pg'
+import { migrate, PostgresCluster, SchemaError } from 'pg-membership'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { pgMembership } from './support/command-line.js'
+import {
+  adminClient,
+  databaseUrl,
+  freshSchema,
+  newSchemaName,
+  uniqueName,
+  type AdminClient,
+} from './support/database.js'
+
+const PASSWORD = 'p'
+const NO_PRIVILEGE = '42501'
+const REFUSED = '23000'
+const roles = {
+  owner: uniqueName('owner'),
+  member: uniqueName('member'),
+  reader: uniqueName('reader'),
+  nobody: uniqueName('nobody'),
+}
+type Role = keyof typeof roles
+
+let admin: AdminClient
+let schema: string
+/** Alive, and written by somebody else. */
+const ada = randomUUID()
+
+beforeAll(async () => {
+  admin = await adminClient()
+  for (const role of Object.values(roles)) {
+    await admin.query(`create role ${pg.escapeIdentifier(role)} login password '${PASSWORD}'`)
+  }
+  schema = newSchemaName()
+  // As an administrator who trusts nobody does it: the owner may create nothing outside its schema.
+  const printed = await pgMembership(['sql', '--schema', schema, '--grants', `owner=${roles.owner}`])
+  await admin.query(printed.stdout)
+  await migrate({ connection: urlOf('owner'), schema })
+  const grants = await pgMembership([
+    'sql',
+    '--schema',
+    schema,
+    '--grants',
+    `member=${roles.member},reader=${roles.reader}`,
+  ])
+  await using owner = await as('owner')
+  await owner.query(grants.stdout)
+  await using member = await as('member')
+  await member.query(register('team'), [ada])
+})
+
+afterAll(async () => {
+  await admin.query(`drop schema if exists ${schema} cascade`)
+  for (const role of Object.values(roles)) await admin.query(`drop role ${pg.escapeIdentifier(role)}`)
+  await admin.end()
+})
+
+function urlOf(role: Role): string {
+  const url = new URL(databaseUrl())
+  url.username = roles[role]
+  url.password = PASSWORD
+  return url.href
+}
+
+async function as(role: Role): Promise<AdminClient> {
+  const client = await adminClient(urlOf(role))
+  await client.query(`set search_path = ${schema}`)
+  return client
+}
+
+function register(cluster: string): string {
+  return `select token::int from register('${cluster}', array[$1::uuid], '{x}', '{0}', '15s', null, 's', 0)`
+}
+
+async function codeOf(client: pg.Client, text: string, values: unknown[] = []): Promise<string | undefined> {
+  return client.query(text, values).then(
+    () => undefined,
+    (error: unknown) => (error as { code?: string }).code,
+  )
+}
+
+const QUESTIONS = [
+  'select * from members',
+  'select * from events',
+  'select * from clusters',
+  'select * from sweeps',
+  'select * from members_now',
+  'select * from sessions',
+  'select * from changes',
+  `select * from members_at('team', now())`,
+  `select * from sessions_between('team')`,
+  `select channel('team')`,
+  'select schema_version()',
+]
+
+const WRITES = [
+  `insert into members (id, cluster) values (gen_random_uuid(), 'team')`,
+  `update members set data = 'y'`,
+  'update members set heartbeat_at = now()',
+  'delete from members',
+  'truncate members',
+  'select from members for update',
+  `insert into events select * from events`,
+  `update events set reason = 'removed'`,
+  'delete from events',
+  'truncate events',
+  'update clusters set revision = revision + 1',
+  'delete from clusters',
+  'truncate clusters',
+  `insert into sweeps select * from sweeps`,
+  `update sweeps set resumed_at = '-infinity'`,
+  'delete from sweeps',
+  'create table mine (id integer)',
+  'drop table members',
+  'alter table members disable trigger all',
+  'do $$ begin lock table members; end $$',
+  `create or replace function schema_version() returns integer language sql as 'select 9'`,
+  'drop view members_now',
+]
+
+const FUNCTIONS_OF_MEMBERS = [
+  `select register('team', '{}', '{}', '{}', '15s', null, 's', 0)`,
+  `select heartbeat('team', '{}', '{}', 's', 0)`,
+  `select set_data('team', '{}', '{}', '{}')`,
+  `select deregister('team', '{}', '{}')`,
+]
+const FENCES = [
+  `select fence(gen_random_uuid(), 1::bigint)`,
+  `select fence(gen_random_uuid()::text, '1'::text)`,
+  `select fence(gen_random_uuid()::text, 1::bigint)`,
+  `select fence(gen_random_uuid(), '1'::text)`,
+]
+const INTERNALS = [`select trim_events('0')`, `select advance('team', 1)`]
+const GRANTED_TO_READERS = [
+  'channel',
+  'members_at',
+  'readable',
+  'schema_version',
+  'sessions_between',
+  'stays_at',
+  'sweep',
+]
+const GRANTED_TO_MEMBERS = [...GRANTED_TO_READERS, 'deregister', 'fence', 'heartbeat', 'register', 'set_data']
+
+async function functionsOf(role: Role): Promise<string[]> {
+  const { rows } = await admin.query<{ name: string }>(
+    `select distinct proname::text as name from pg_proc
+    where pronamespace = $1::text::regnamespace and has_function_privilege($2, oid, 'execute') order by 1`,
+    [schema, roles[role]],
+  )
+  return rows.map(({ name }) => name)
+}
+
+describe('promise 15: a reader', () => {
+  test('can ask every question, and sweep', async () => {
+    await using reader = await as('reader')
+    for (const question of QUESTIONS)
+      expect([question, await codeOf(reader, question)]).toEqual([question, undefined])
+    expect(await codeOf(reader, `select sweep('team')`)).toBeUndefined()
+  })
+
+  test('can write nothing and call nothing else', async () => {
+    await using reader = await as('reader')
+    for (const text of [...WRITES, ...FUNCTIONS_OF_MEMBERS, ...FENCES, ...INTERNALS]) {
+      const code = await codeOf(reader, text)
+      expect([text, code]).toEqual([text, NO_PRIVILEGE])
+    }
+  })
+
+  test('cannot evict the living, however it sweeps', async () => {
+    await using reader = await as('reader')
+    await reader.query(
+      `set timezone = 'Asia/Tokyo'; set datestyle = 'sql, dmy'; set intervalstyle = 'sql_standard'`,
+    )
+    for (let n = 0; n < 50; n += 1) await reader.query(`select sweep('team')`)
+    // Its own objects and settings have no say in what the function does.
+    await reader
+      .query('create temp table members (like members); create temp table sweeps (like sweeps)')
+      .catch(() => undefined)
+    await reader.query(`set search_path = pg_temp, ${schema}`)
+    await reader.query(`select ${schema}.sweep('team')`)
+    expect((await admin.query(`select from ${schema}.members where id = $1`, [ada])).rowCount).toBe(1)
+  })
+
+  test('that sweeps for a cluster that does not exist leaves no trace', async () => {
+    await using reader = await as('reader')
+    await reader.query(`select sweep('no such cluster')`)
+    expect(
+      (await admin.query(`select from ${schema}.sweeps where cluster = 'no such cluster'`)).rowCount,
+    ).toBe(0)
+  })
+
+  test('may watch, but not take part', async () => {
+    await using cluster = new PostgresCluster({ connection: urlOf('reader'), schema, name: 'team' })
+    expect((await cluster.getMembers()).map(({ id }) => id)).toEqual([ada])
+    await expect(cluster.createMembership().register()).rejects.toThrow(SchemaError)
+  })
+})
+
+describe('promise 15: a member', () => {
+  test('can ask every question, and act through the functions', async () => {
+    await using member = await as('member')
+    for (const text of [...QUESTIONS, ...FUNCTIONS_OF_MEMBERS, `select sweep('team')`]) {
+      expect([text, await codeOf(member, text)]).toEqual([text, undefined])
+    }
+    for (const fence of FENCES) expect([fence, await codeOf(member, fence)]).toEqual([fence, 'MB001'])
+  })
+
+  test('can write no table, and neither rewrite nor trim the log', async () => {
+    await using member = await as('member')
+    for (const text of [...WRITES, ...INTERNALS]) {
+      expect([text, await codeOf(member, text)]).toEqual([text, NO_PRIVILEGE])
+    }
+  })
+
+  test('takes part with nothing but its grants', async () => {
+    await using cluster = new PostgresCluster({ connection: urlOf('member'), schema, name: 'work' })
+    const membership = cluster.createMembership({ data: 'one' })
+    await membership.register()
+    await membership.setData('two')
+    expect(await cluster.getMembers()).toMatchObject([{ id: membership.id, data: 'two' }])
+    await membership.deregister()
+    expect(await cluster.getMembers()).toEqual([])
+  })
+
+  test('may call migrate where there is nothing to do', async () => {
+    expect(await migrate({ connection: urlOf('member'), schema })).toEqual([])
+    await expect(migrate({ connection: urlOf('member'), schema: newSchemaName() })).rejects.toThrow(
+      'docs/roles.md',
+    )
+  })
+})
+
+describe('promise 15: everybody else', () => {
+  test('has nothing', async () => {
+    await using nobody = await as('nobody')
+    const all = [
+      ...QUESTIONS,
+      ...WRITES,
+      ...FUNCTIONS_OF_MEMBERS,
+      ...FENCES,
+      ...INTERNALS,
+      `select sweep('team')`,
+    ]
+    // The search path skips a schema that one may not use: names are not even found.
+    for (const text of all)
+      expect([text, await codeOf(nobody, text)]).toEqual([
+        text,
+        expect.stringMatching(/^(42501|42P01|42883|3F000)$/),
+      ])
+    const qualified = ['select from $.members', 'select $.sweep($$team$$)', 'select $.schema_version()']
+    for (const text of qualified)
+      expect(
+        await codeOf(
+          nobody,
+          text.replace('$', () => schema),
+        ),
+      ).toBe(NO_PRIVILEGE)
+  })
+
+  test('each may execute what its grants name, and no other function', async () => {
+    expect(await functionsOf('nobody')).toEqual([])
+    expect(await functionsOf('reader')).toEqual(GRANTED_TO_READERS)
+    expect(await functionsOf('member')).toEqual(GRANTED_TO_MEMBERS.sort())
+  })
+
+  test('public is granted nothing in the schema', async () => {
+    const { rows } = await admin.query(
+      `select relname as name from pg_class c, aclexplode(c.relacl) a where c.relnamespace = $1::text::regnamespace and a.grantee = 0
+      union all select p.oid::regprocedure::text from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+      where p.pronamespace = $1::text::regnamespace and a.grantee = 0
+      union all select nspname from pg_namespace n, aclexplode(n.nspacl) a where n.nspname = $1 and a.grantee = 0`,
+      [schema],
+    )
+    expect(rows).toEqual([])
+  })
+
+  test('every function pins its search_path, and every security definer is one that the grants name', async () => {
+    const { rows } = await admin.query<{ name: string; definer: boolean; pinned: boolean }>(
+      `select proname as name, prosecdef as definer, coalesce('search_path=' || $1 || ', pg_temp' = any (proconfig), false) as pinned
+      from pg_proc where pronamespace = $1::text::regnamespace`,
+      [schema],
+    )
+    expect(rows.filter(({ pinned }) => !pinned)).toEqual([])
+    const definers = new Set(rows.filter(({ definer }) => definer).map(({ name }) => name))
+    const triggers = ['members_inserted', 'members_deleted', 'members_data_changed']
+    expect([...definers].sort()).toEqual(
+      [...triggers, 'register', 'heartbeat', 'set_data', 'deregister', 'sweep', 'fence'].sort(),
+    )
+  })
+})
+
+describe('promise 15: even the owner', () => {
+  test('cannot change what a registration is, or empty the table behind the readers', async () => {
+    await using owner = await as('owner')
+    const before = (await owner.query('select * from members order by id')).rows
+    for (const text of [
+      'update members set id = gen_random_uuid()',
+      `update members set cluster = 'other'`,
+      'update members set token = token + 1',
+      'truncate members',
+    ]) {
+      expect([text, await codeOf(owner, text)]).toEqual([text, REFUSED])
+    }
+    expect((await owner.query('select * from members order by id')).rows).toEqual(before)
+  })
+
+  test('leaves a trace when it deletes by hand', async () => {
+    await using owner = await as('owner')
+    const id = randomUUID()
+    await owner.query(`insert into members (id, cluster, data) values ($1, 'hands', 'typed')`, [id])
+    await owner.query('delete from members where id = $1', [id])
+    const { rows } = await owner.query<object>(
+      `select revision::int, kind, reason, data from changes where cluster = 'hands' order by revision`,
+    )
+    expect(rows).toEqual([
+      { revision: 1, kind: 'joined', reason: 'registered', data: 'typed' },
+      { revision: 2, kind: 'left', reason: 'removed', data: null },
+    ])
+    expect(Number((await owner.query<{ n: string }>(`select trim_events('1 day') as n`)).rows[0]?.n)).toBe(0)
+  })
+})
+
+test('promise 14: a role of one schema has nothing in another', async () => {
+  const other = await freshSchema()
+  await using member = await as('member')
+  expect(await codeOf(member, `select from ${other}.members`)).toBe(NO_PRIVILEGE)
+  expect(await codeOf(member, `select ${other}.sweep('team')`)).toBe(NO_PRIVILEGE)
+})
