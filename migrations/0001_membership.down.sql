@@ -6,6 +6,7 @@ drop function :"schema".sessions_between(text, timestamptz, timestamptz, bigint)
 drop function :"schema".stays_at(text, timestamptz);
 drop view :"schema".changes;
 drop view :"schema".sessions;
+drop function :"schema".data_at(text, uuid, bigint, timestamptz);
 drop view :"schema".members_now;
 drop function :"schema".fence(uuid, text);
 drop function :"schema".fence(text, bigint);

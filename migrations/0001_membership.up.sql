@@ -341,7 +341,7 @@ create function :"schema".register(
 ) returns table (id uuid, token bigint)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set lock_timeout = '2s'
+set lock_timeout = '1s'
 as $$
 #variable_conflict use_column
 declare
@@ -648,17 +648,34 @@ select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registere
   clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session
 from :"schema".members m;
 
+-- The planner does not know the arguments of a function. Left to itself, it comes to think that reading
+-- a whole cluster and sorting is cheap: hence the settings here and below.
+
+-- What a registration carried at a time, for the view. Written out there, as it is in the functions below
+-- because it is faster, it makes the planner compile the query (JIT) for longer than it runs.
+create function :"schema".data_at(cluster_name text, member_id uuid, registration bigint, moment timestamptz) returns text
+language plpgsql stable
+set search_path = :"schema", pg_temp
+set enable_bitmapscan = off
+set enable_sort = off
+as $$
+begin
+  return (
+    select readable(e.data) from events e
+    where e.member = member_id and e.at <= moment and e.token = registration
+      and e.cluster = cluster_name and e.kind <> 'left'
+    order by e.at desc, e.revision desc limit 1
+  );
+end
+$$;
+
 -- Every stay of every member: from when to when, for how long, why it ended, and what it carried last.
 -- Still here: left_at and reason are null. For the newest stays of a cluster take sessions_between():
 -- the planner cannot read a union in the order of an index.
 create view :"schema".sessions as
 select e.cluster, e.member, e.token, e.registered_at as joined_at, e.at as left_at,
   e.at - e.registered_at as stayed, e.reason,
-  (
-    select :"schema".readable(c.data) from :"schema".events c
-    where c.member = e.member and c.at <= e.at and c.token = e.token and c.cluster = e.cluster and c.kind <> 'left'
-    order by c.at desc, c.revision desc limit 1
-  ) as data
+  :"schema".data_at(e.cluster, e.member, e.token, e.at) as data
 from :"schema".events e where e.kind = 'left'
 union all
 select m.cluster, m.id, m.token, m.registered_at, null, clock_timestamp() - m.registered_at, null,
@@ -669,9 +686,6 @@ from :"schema".members m;
 create view :"schema".changes as
 select e.cluster, e.revision, e.at, e.kind, e.reason, e.member, e.token, :"schema".readable(e.data) as data
 from :"schema".events e;
-
--- The planner does not know the arguments of a function. Left to itself, it comes to think that reading
--- a whole cluster and sorting is cheap: hence the settings here and below.
 
 -- The stays of a cluster that were going on at a time and have ended since: their 'left' events.
 create function :"schema".stays_at(cluster_name text, moment timestamptz) returns setof :"schema".events

@@ -12,8 +12,8 @@ import type { Connection, Connections } from './options.js'
 import { SingleConnection } from './single-connection.js'
 
 const IDLE_MS = 10_000
-/** The longest lock_timeout of the functions that W calls, and some. */
-const LOCK_WAIT_MS = 2_500
+/** The longest that the functions which W calls wait for locks, and some. */
+const LOCK_WAIT_MS = 3_500
 const MAX_ATTEMPT_MS = 2_500
 
 export class SharedConnections implements Connections {

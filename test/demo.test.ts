@@ -1,9 +1,12 @@
 import { execFile } from 'node:child_process'
 import { readdir, readFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { Program } from './program.js'
 import { adminClient, databaseUrl } from './support/database.js'
+
+// Several processes start, each of which compiles its TypeScript first.
+vi.setConfig({ testTimeout: 90_000 })
 
 function startDemo(url = databaseUrl()): Program {
   return new Program('examples/demo/main.ts', { DATABASE_URL: url })
@@ -43,7 +46,7 @@ async function schemaOf(demo: Program): Promise<string> {
   return schema
 }
 
-test('tells the whole story, ends with 0 and leaves nothing behind', { timeout: 60_000 }, async () => {
+test('tells the whole story, ends with 0 and leaves nothing behind', async () => {
   await using demo = startDemo()
   const schema = await schemaOf(demo)
   expect(await demo.exited()).toBe(0)

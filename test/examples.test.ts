@@ -1,8 +1,11 @@
 import { randomUUID } from 'node:crypto'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { Program } from './program.js'
 import { adminClient, databaseUrl } from './support/database.js'
 import { until } from './support/until.js'
+
+// Several processes start, each of which compiles its TypeScript first.
+vi.setConfig({ testTimeout: 90_000 })
 
 // The examples take the default schema, so they get a database of their own.
 const database = `examples_${randomUUID().slice(0, 8)}`

@@ -253,6 +253,7 @@ test('promise 16: in the moment of an automatic return, the fence is not that of
     message: 'the automatic return',
   })
   expect(token).toBeGreaterThan(first?.token ?? 0)
+  expect(shown, 'its own view was behind at that moment').toEqual([[leader.id, first?.token]])
   expect(fenced).toEqual(shown)
 })
 

@@ -135,6 +135,7 @@ const FENCES = [
 const INTERNALS = [`select trim_events('0')`, `select advance('team', 1)`]
 const GRANTED_TO_READERS = [
   'channel',
+  'data_at',
   'members_at',
   'readable',
   'schema_version',

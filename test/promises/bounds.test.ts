@@ -222,13 +222,17 @@ test('promise 11: waits that were given up leave nothing behind', async () => {
       refs.push(new WeakRef(membership))
       return membership.whenRegistered({ signal })
     })
-    const watchers = Array.from({ length: 200 }, () => cluster.watchMembers({ signal }))
+    // Each with a signal of its own, which nothing but the watcher holds.
+    const controllers = Array.from({ length: 200 }, () => new AbortController())
+    const watchers = controllers.map((own) => cluster.watchMembers({ signal: own.signal }))
     refs.push(...watchers.map((watcher) => new WeakRef(watcher)))
+    refs.push(...controllers.map((own) => new WeakRef(own.signal)))
     await Promise.all(watchers.map((watcher) => watcher.next()))
     const steps = watchers.map((watcher) => watcher.next())
     const settled = Promise.allSettled([...waits, ...steps])
     await cluster.getMembers({ fresh: true })
     controller.abort()
+    for (const own of controllers) own.abort()
     await settled
   }
   await giveUp()

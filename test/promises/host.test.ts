@@ -86,6 +86,16 @@ test('promise 12: whatever befalls the server and the network, a busy process is
       await proxy.cut()
       await proxy.restore()
     },
+    async () => {
+      // In the middle of opening the next connection.
+      const cut = proxy.cutOnce({
+        direction: 'toClient',
+        afterBytes: 0,
+        when: ({ sent }) => sent.includes('pg_is_in_recovery()'),
+      })
+      proxy.reset()
+      await cut
+    },
     restart('fast'),
     restart('immediate'),
     restart('kill'),

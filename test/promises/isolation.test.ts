@@ -30,8 +30,9 @@ afterAll(async () => {
 
 test('promise 14: the same cluster in other schemas is another cluster, whatever the schemas are called', async () => {
   const admin = await openAdmin()
-  for (const name of NAMES) {
-    const clusters = SCHEMAS.map((schema) => openCluster({ schema, name }))
+  for (const [turn, name] of NAMES.entries()) {
+    const schemas = [...SCHEMAS, ...SCHEMAS].slice(turn % 4, (turn % 4) + 2)
+    const clusters = schemas.map((schema) => openCluster({ schema, name }))
     const memberships = []
     for (const [n, cluster] of clusters.entries())
       memberships.push(await joined(cluster, { data: `${name}${n}` }))
@@ -45,14 +46,14 @@ test('promise 14: the same cluster in other schemas is another cluster, whatever
       await client.query('commit')
     }
     const channels = new Set<string>()
-    for (const schema of SCHEMAS) {
+    for (const schema of schemas) {
       const { rows } = await admin.query<{ channel: string }>(
         `select channel from ${pg.escapeIdentifier(schema)}.clusters where name = $1`,
         [name],
       )
       channels.add(rows[0]?.channel ?? '')
     }
-    expect(channels.size).toBe(SCHEMAS.length)
+    expect(channels.size).toBe(schemas.length)
     await Promise.all(clusters.map((cluster) => cluster.close()))
   }
 })
@@ -76,7 +77,7 @@ test('promise 14: no two pairs of schema and cluster share a channel, and every 
       expect(first === second).toBe(a === b)
       expect(first).not.toBe(elsewhere)
     }),
-    { numRuns: 200, examples: [['ab', 'abc']] },
+    { numRuns: 100, examples: [['ab', 'abc']] },
   )
 })
 

@@ -169,7 +169,7 @@ test('promise 4: under any concurrency of functions and hand-typed statements th
   await Promise.all(
     clients.map(async (client, n) => {
       const chance = new Chance(seed + n)
-      for (let i = 0; i < 60; i++) {
+      for (let i = 0; i < 40; i++) {
         // Some statements share a transaction, which holds the clusters for longer.
         const together = chance.below(4) === 0
         try {
@@ -191,7 +191,7 @@ test('promise 4: under any concurrency of functions and hand-typed statements th
   expect(whole, `at every moment the log ended where the cluster was ${hint}`).toBe(true)
   for (const cluster of clusters) {
     const events = await expectWholeLog(admin, schema, cluster, hint)
-    expect(events.length, hint).toBeGreaterThan(30)
+    expect(events.length, hint).toBeGreaterThan(20)
   }
 }, 60_000)
 
