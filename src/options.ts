@@ -46,7 +46,14 @@ export function clusterName(name: unknown): string {
 /** A name that PostgreSQL takes for a schema, when quoted. Longer ones it would cut silently. */
 export function schemaName(schema: unknown = 'pgmembership'): string {
   requireText('schema', schema, MAX_SCHEMA_BYTES)
-  if (schema.startsWith('pg_')) refuse('schema', schema, "not start with 'pg_', which PostgreSQL reserves")
+  // In a search_path, "$user" is not a name but whoever asks.
+  if (/^(pg_|information_schema$|\$user$)/.test(schema)) {
+    refuse(
+      'schema',
+      schema,
+      "not be a name that PostgreSQL reserves: 'pg_…', 'information_schema' or '$user'",
+    )
+  }
   return schema
 }
 

@@ -18,6 +18,8 @@ describe('options', () => {
     ['name', '\ud800'],
     ['schema', ''],
     ['schema', 'pg_membership'],
+    ['schema', 'information_schema'],
+    ['schema', '$user'],
     ['schema', 'x'.repeat(64)],
     ['schema', 'a\0b'],
     ['ttlMs', 0],
