@@ -60,6 +60,7 @@ export class Listener {
   #ear: Ear | undefined
   #opening: ClientConfig | undefined
   #provenMs = -Infinity
+  #doubted = false
   #awaited: { readonly nonce: string; readonly resolve: () => void } | undefined
   #closed = false
 
@@ -79,8 +80,7 @@ export class Listener {
 
   /** Something was missed, perhaps: is it deaf? */
   doubt(): void {
-    if (monotonicMs() < this.#provenMs + MIN_PROOF_INTERVAL_MS) return
-    this.#provenMs = -Infinity
+    this.#doubted = true
     this.#loop.wake()
   }
 
@@ -97,9 +97,9 @@ export class Listener {
     if (!(await this.#options.allowed())) return Infinity
     const ear = (this.#ear ??= await this.#open())
     await this.#followSubscriptions(ear)
-    if (monotonicMs() >= this.#provenMs + PROOF_INTERVAL_MS) await this.#prove(ear)
+    if (monotonicMs() >= this.#proofDueMs()) await this.#prove(ear)
     this.#setHearing(true)
-    return this.#subscriptions.size === 0 ? Infinity : PROOF_INTERVAL_MS
+    return this.#subscriptions.size === 0 ? Infinity : this.#proofDueMs() - monotonicMs()
   }
 
   async #open(): Promise<Ear> {
@@ -152,6 +152,10 @@ export class Listener {
     }
   }
 
+  #proofDueMs(): number {
+    return this.#provenMs + (this.#doubted ? MIN_PROOF_INTERVAL_MS : PROOF_INTERVAL_MS)
+  }
+
   async #prove(ear: Ear): Promise<void> {
     const nonce = randomUUID()
     const heard = new Promise<void>((resolve) => (this.#awaited = { nonce, resolve }))
@@ -159,6 +163,7 @@ export class Listener {
     await within(TIMEOUT_MS, heard, 'hearing a notification').finally(() => (this.#awaited = undefined))
     if (this.#ear !== ear && this.#ear !== undefined) throw new Error('The listener was replaced')
     this.#provenMs = monotonicMs()
+    this.#doubted = false
   }
 
   #hear(channel: string, payload: string): void {
