@@ -27,7 +27,7 @@ export function wasRefused(error: unknown): boolean {
 }
 
 /** Serialization failure, deadlock, lock timeout, and a duplicate of one's own attempt: try again soon. */
-export function isConflict(error: unknown): boolean {
+function isConflict(error: unknown): boolean {
   return ['40001', '40P01', '55P03', '23505'].includes(errorCode(error) ?? '')
 }
 
