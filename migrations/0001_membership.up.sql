@@ -224,6 +224,114 @@ begin
 end
 $$;
 
+-- Takes the watch over a cluster, and notes whether sweeping has gone on or resumes now. Nobody waits for
+-- it: null when somebody else has it at this moment, or there is no such cluster.
+create function :"schema".watch(cluster_name text) returns :"schema".sweeps
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+declare
+  moment timestamptz;
+  swept sweeps;
+  shortest_ttl constant interval := (select min(m.ttl) from members m where m.cluster = cluster_name);
+begin
+  select * into swept from sweeps s where s.cluster = cluster_name for update skip locked;
+  moment := clock_timestamp();
+  if found then
+    update sweeps s set
+      swept_at = moment,
+      resumed_at = case
+        when moment < s.swept_at or moment > s.swept_at + shortest_ttl / 3
+          or s.server_started_at <> pg_postmaster_start_time() then moment
+        else s.resumed_at
+      end,
+      -- Those who had the turns did not come: the turns are void.
+      turn = case when moment > s.swept_at + 2 * s.pace then moment else s.turn end,
+      pace = least(interval '500 ms', shortest_ttl / 10),
+      server_started_at = pg_postmaster_start_time()
+    where s.cluster = cluster_name
+    returning * into swept;
+  elsif not exists (select from sweeps s where s.cluster = cluster_name) then
+    -- An insert waits for another one: hence the look before.
+    insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
+    select c.name, moment, moment, moment, least(interval '500 ms', shortest_ttl / 10), pg_postmaster_start_time()
+    from clusters c where c.name = cluster_name
+    on conflict do nothing
+    returning * into swept;
+  end if;
+  return swept;
+end
+$$;
+
+-- Whether turns to sweep were missed: whoever learns it sweeps at once. A standby cannot know: it has no
+-- unlogged tables.
+create function :"schema".sweep_overdue(cluster_name text) returns boolean
+language plpgsql volatile
+set search_path = :"schema", pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    return false;
+  end if;
+  return not exists (
+    select from sweeps s
+    where s.cluster = cluster_name and s.swept_at between clock_timestamp() - 2 * s.pace and clock_timestamp()
+  );
+end
+$$;
+
+-- Crash detection. When a process dies, the kernel closes its sockets, and a moment later none of the
+-- connections that carried its session's name is there. Losing all of them is no proof: a member is
+-- suspected first, and a connection or a heartbeat within its grace ends the suspicion. Silence since
+-- before sweeping resumed is no evidence, and where most are missing at once it is the network or the
+-- server that failed. Then, and where this backend cannot see even itself, only the ttl counts.
+--
+-- Tells the sessions that are missing, and when those newly suspected are due.
+create function :"schema".suspect(cluster_name text, resumed_at timestamptz, out missing text[], out follow_up interval)
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  -- Before the look, so that a heartbeat after it counts.
+  moment constant timestamptz := clock_timestamp();
+  sessions constant text[] := array(
+    select distinct m.session from members m where m.cluster = cluster_name and m.session is not null
+  );
+  present text[];
+  sighted boolean;
+begin
+  perform pg_stat_clear_snapshot();
+  -- Of others, an unprivileged role is shown the pid and the name only.
+  select array_agg(a.application_name) filter (where a.application_name = any (sessions)),
+    bool_or(a.pid = pg_backend_pid() and a.application_name = current_setting('application_name'))
+  into present, sighted from pg_stat_activity a;
+  missing := array(select s from unnest(sessions) s where sighted and s <> all (coalesce(present, '{}')));
+  if cardinality(missing) >= 3 and cardinality(missing) * 2 > cardinality(sessions) then
+    missing := '{}';
+  end if;
+
+  update members m set suspected_at = null
+  where m.id in (
+    select s.id from members s
+    where s.cluster = cluster_name and s.suspected_at is not null and s.session <> all (missing)
+    order by s.id for no key update skip locked
+  );
+  with suspects as (
+    update members m set suspected_at = moment
+    where m.id in (
+      select s.id from members s
+      where s.cluster = cluster_name and s.suspected_at is null and s.session = any (missing)
+        and s.crash_grace is not null and s.heartbeat_at >= resumed_at and s.heartbeat_at < moment
+      order by s.id for no key update skip locked
+    )
+    returning m.crash_grace
+  )
+  -- A timer may be early by a millisecond.
+  select moment + min(s.crash_grace) + interval '2 ms' - clock_timestamp() into follow_up from suspects s;
+end
+$$;
+
 -- ------------------------------------------------------------------------------------ triggers
 
 -- What register() inserts it has numbered and logged itself, which is cheaper than a second UPDATE.
@@ -382,6 +490,12 @@ begin
       raise exception 'a floor of % is absurd', highest_floor using errcode = 'invalid_parameter_value';
     end if;
     head := advance(cluster_name, joiners, highest_floor);
+    -- Under watch from now on.
+    if not exists (
+      select from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3
+    ) then
+      perform watch(cluster_name);
+    end if;
     -- Read after the cluster was locked: a registration that waited is not born expired.
     moment := clock_timestamp();
     insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
@@ -391,12 +505,6 @@ begin
     insert into members (id, cluster, data, token, ttl, crash_grace, registered_at, heartbeat_at, session)
     select e.member, e.cluster, e.data, e.token, member_ttl, member_crash_grace, moment, moment, claimed
     from events e where e.cluster = cluster_name and e.revision > head.revision - joiners;
-    -- Under watch from now on.
-    if not exists (select from sweeps s where s.cluster = cluster_name) then
-      insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
-      values (cluster_name, moment, moment, moment, least(interval '500 ms', member_ttl / 10), pg_postmaster_start_time())
-      on conflict do nothing;
-    end if;
   end if;
 
   return query
@@ -459,10 +567,7 @@ begin
   end if;
 
   select c.revision, c.stamp into revision, stamp from clusters c where c.name = cluster_name;
-  sweep_overdue := not exists (
-    select from sweeps s
-    where s.cluster = cluster_name and s.swept_at > moment - 2 * s.pace and s.swept_at <= moment
-  );
+  sweep_overdue := sweep_overdue(cluster_name);
 end
 $$;
 
@@ -529,10 +634,13 @@ $$;
 -- the living, so anyone who reads may call it. Two rules make mistakes impossible:
 --
 -- A late sweep expires nobody. When sweeping had a break (nobody swept, the server restarted, crashed
--- or was replaced, its clock went back), it has *resumed*, and silence counts from then on only.
+-- or was replaced, its clock went back), it has *resumed*, and silence counts from then on only: watch().
 --
 -- Turns. Each caller is told how long to wait for its next turn, so that a cluster sweeps once per
 -- pace whatever its size; the pace follows from the members' ttl, never from a caller.
+--
+-- Those whose process died need not wait for their ttl: suspect(). A sweep that suspects somebody takes
+-- no turn, but comes back when the grace is over.
 --
 -- Tells the wait in milliseconds, how many it removed, and what it could not remove and why.
 create function :"schema".sweep(
@@ -544,45 +652,19 @@ set search_path = :"schema", pg_temp
 set lock_timeout = '200ms'
 as $$
 declare
-  moment timestamptz;
-  swept sweeps;
-  shortest_ttl interval;
+  swept constant sweeps := watch(cluster_name);
+  moment constant timestamptz := swept.swept_at;
+  missing text[];
+  follow_up interval;
+  gone record;
+  outcome record;
   population bigint;
-  gone_ids uuid[];
-  gone_tokens bigint[];
 begin
   removed := 0;
   wait_ms := 500;
-  select * into swept from sweeps s where s.cluster = cluster_name for update skip locked;
-  moment := clock_timestamp();
-  if not found then
-    -- Somebody else is at it, or there is no such cluster. An insert would wait: look first.
-    if exists (select from sweeps s where s.cluster = cluster_name)
-      or not exists (select from clusters c where c.name = cluster_name) then
-      return;
-    end if;
-    insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
-    values (cluster_name, moment, moment, moment, interval '500 ms', pg_postmaster_start_time())
-    on conflict do nothing
-    returning * into swept;
-    if not found then
-      return;
-    end if;
+  if moment is null then
+    return;
   end if;
-
-  select min(m.ttl), count(*) into shortest_ttl, population from members m where m.cluster = cluster_name;
-  swept.pace := least(interval '500 ms', shortest_ttl / 10);
-  if moment < swept.swept_at
-    or moment > swept.swept_at + shortest_ttl / 3
-    or swept.server_started_at <> pg_postmaster_start_time() then
-    swept.resumed_at := moment;
-  end if;
-  -- Whoever calls without waiting can push the turns of the others only so far.
-  swept.turn := least(greatest(swept.turn, moment) + swept.pace, moment + swept.pace * (20 + 2 * population));
-  wait_ms := ceil(1000 * extract(epoch from swept.turn - moment));
-  update sweeps s set swept_at = moment, resumed_at = swept.resumed_at, turn = swept.turn,
-    pace = swept.pace, server_started_at = pg_postmaster_start_time()
-  where s.cluster = cluster_name;
 
   delete from held_heartbeats h
   where h.cluster = cluster_name and (h.at > clock_timestamp() or not exists (
@@ -595,17 +677,41 @@ begin
     where f.cluster = cluster_name and f.heartbeat_at > clock_timestamp()
     order by f.id for no key update skip locked
   );
+  select s.missing, s.follow_up into missing, follow_up from suspect(cluster_name, swept.resumed_at) s;
 
-  select array_agg(gone.id), array_agg(gone.token) into gone_ids, gone_tokens
-  from (
-    select m.id, m.token from members m
-    where m.cluster = cluster_name and greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment
-      and not exists (
-        select from held_heartbeats h where h.member = m.id and h.token = m.token and h.at + m.ttl > moment
-      )
-    order by m.id for update skip locked
-  ) gone;
-  select r.removed, r.obstacles into removed, obstacles from remove_members(gone_ids, gone_tokens, 'expired') r;
+  for gone in
+    select case when found.crashed then 'crashed' else 'expired' end as why,
+      array_agg(found.id) as ids, array_agg(found.token) as tokens
+    from (
+      select m.id, m.token, evidence.crashed
+      from members m cross join lateral (
+        select coalesce(m.session = any (missing) and m.suspected_at + m.crash_grace <= moment
+          and m.heartbeat_at < m.suspected_at and m.heartbeat_at >= swept.resumed_at, false) as crashed
+      ) evidence
+      where m.cluster = cluster_name
+        and (evidence.crashed or greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment)
+        and not exists (
+          select from held_heartbeats h where h.member = m.id and h.token = m.token and h.at + m.ttl > moment
+        )
+      order by m.id for update of m skip locked
+    ) found
+    group by why
+  loop
+    outcome := remove_members(gone.ids, gone.tokens, gone.why);
+    removed := removed + outcome.removed;
+    obstacles := obstacles || outcome.obstacles;
+  end loop;
+
+  if follow_up is not null then
+    wait_ms := ceil(1000 * extract(epoch from follow_up));
+    return;
+  end if;
+  -- Whoever calls without waiting can push the turns of the others only so far.
+  select count(*) into population from members m where m.cluster = cluster_name;
+  update sweeps s
+  set turn = least(greatest(s.turn, moment) + s.pace, moment + s.pace * (20 + 2 * population))
+  where s.cluster = cluster_name
+  returning ceil(1000 * extract(epoch from s.turn - moment)) into wait_ms;
 end
 $$;
 

@@ -64,6 +64,7 @@ export class ClusterCore implements Cluster {
       report,
       onAnswer,
       onSurprise,
+      onSweepOverdue: () => this.#sweeper.sweepNow(),
       onSnapshot: (snapshot) => this.#changed(snapshot),
       onUse: () => this.#start(),
     })

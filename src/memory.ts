@@ -11,7 +11,16 @@ import type { Member } from './member.js'
 import { clusterName, type Timing } from './options.js'
 import { Report } from './report.js'
 import type { Change } from './snapshot.js'
-import type { Departure, Heartbeat, Position, Reading, Registration, Store, Sweep } from './store.js'
+import type {
+  Departure,
+  Heartbeat,
+  Position,
+  Reading,
+  Registration,
+  Sighting,
+  Store,
+  Sweep,
+} from './store.js'
 
 /** What clusters are in. Those made with the same world and name see one another. */
 export class MemoryWorld {
@@ -107,29 +116,29 @@ class Table {
   }[] = []
   #lastToken = 0
 
-  get position(): Position {
-    return this.#log.at(-1)?.position ?? { revision: 0, stamp: '' }
+  get sighting(): Sighting {
+    return { ...(this.#log.at(-1)?.position ?? { revision: 0, stamp: '' }), sweepOverdue: false }
   }
 
   read(since: Position | undefined): Reading {
-    const { position } = this
-    if (since?.revision === position.revision) return { kind: 'same', ...position }
+    const { sighting } = this
+    if (since?.revision === sighting.revision) return { kind: 'same', ...sighting }
     if (since !== undefined) {
       return {
         kind: 'changes',
-        ...position,
+        ...sighting,
         changes: this.#log.slice(since.revision).map(({ change }) => change),
       }
     }
     const members = [...this.members.values()].sort((a, b) => a.token - b.token)
-    return { kind: 'all', ...position, recovering: false, members }
+    return { kind: 'all', ...sighting, recovering: false, members }
   }
 
   register(id: string, data: string, floor: number): number {
     const present = this.members.get(id)
     if (present !== undefined && present.token > floor) return present.token
     this.remove((member) => member.id === id, 'superseded')
-    const token = Math.max(this.position.revision + 1, this.#lastToken + 1, floor + 1)
+    const token = Math.max(this.sighting.revision + 1, this.#lastToken + 1, floor + 1)
     this.#lastToken = token
     const member = { id, data, token, registeredAt: new Date().toISOString() }
     this.members.set(id, member)
@@ -165,7 +174,7 @@ class Table {
   }
 
   #record(kind: Change['kind'], member: Member, reason?: LossReason): void {
-    const position = { revision: this.position.revision + 1, stamp: randomUUID() }
+    const position = { revision: this.sighting.revision + 1, stamp: randomUUID() }
     this.#log.push({ position, change: { kind, member }, reason })
     for (const hint of [...this.hints]) hint()
   }
@@ -199,10 +208,9 @@ class MemoryStore implements Store {
     await this.#cord.pull()
     const missing = registrations.filter((registration) => this.#table.find(registration) === undefined)
     return {
-      ...this.#table.position,
+      ...this.#table.sighting,
       locked: [],
       missing: new Map(missing.map((registration) => [registration.id, this.#table.reasonOf(registration)])),
-      sweepOverdue: false,
     }
   }
 

@@ -28,6 +28,7 @@ export interface CachedReaderOptions {
   readonly onAnswer: (answered: boolean) => void
   /** A change was found that no hint had announced. */
   readonly onSurprise: () => void
+  readonly onSweepOverdue: () => void
   /** Before anything is read. */
   readonly onUse: () => void
 }
@@ -125,7 +126,7 @@ export class CachedReader {
   }
 
   async #run(): Promise<number> {
-    const { store, pollMs, onAnswer, onSurprise } = this.#options
+    const { store, pollMs, onAnswer, onSurprise, onSweepOverdue } = this.#options
     const startedMs = monotonicMs()
     const dueMs = (this.#confirmedMs ?? -Infinity) + pollMs
     if (!this.#dirty && startedMs < dueMs) return dueMs - startedMs
@@ -140,6 +141,7 @@ export class CachedReader {
     this.#confirmedMs = startedMs
     this.#asked.resolve(undefined, begun)
     if (surprised && reading.kind !== 'same') onSurprise()
+    if (reading.sweepOverdue) onSweepOverdue()
     return pollMs
   }
 

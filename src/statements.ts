@@ -7,7 +7,16 @@ import type { Member } from './member.js'
 import type { Timing } from './options.js'
 import { checkSchemaVersion, quoteIdentifier } from './schema.js'
 import type { Change } from './snapshot.js'
-import type { Departure, Heartbeat, Position, Reading, Registration, Store, Sweep } from './store.js'
+import type {
+  Departure,
+  Heartbeat,
+  Position,
+  Reading,
+  Registration,
+  Sighting,
+  Store,
+  Sweep,
+} from './store.js'
 
 /** Behind by more than this, everything is read instead. */
 const MAX_CHANGES = 1_000
@@ -17,6 +26,7 @@ const MAX_CHANGES = 1_000
 interface HeadRow {
   revision: string | null
   stamp: string | null
+  sweep_overdue: 't' | 'f'
 }
 
 interface MemberRow {
@@ -59,7 +69,8 @@ export class Statements implements Store {
   /** undefined: what happened since is not known any more, or is too much. */
   async #readSince(since: Position): Promise<Reading | undefined> {
     const { rows } = await sql<HeadRow & MemberRow & { known: 't' | 'f'; kind: Change['kind'] }>`
-      select c.revision, c.stamp, e.kind, e.member as id, e.token, ${memberColumns('e')},
+      select c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
+        e.kind, e.member as id, e.token, ${memberColumns('e')},
         exists (
           select from ${this.#name('events')} seen
           where seen.cluster = c.name and seen.revision = ${since.revision} and seen.stamp = ${since.stamp}
@@ -71,31 +82,26 @@ export class Statements implements Store {
       limit ${MAX_CHANGES + 1}`.execute(this.#heartbeats)
     const [head] = rows
     if (head === undefined) return undefined
-    const position = positionOf(head)
-    if (position.revision === since.revision && position.stamp === since.stamp)
-      return { kind: 'same', ...position }
+    const sighting = sightingOf(head)
+    if (sighting.revision === since.revision && sighting.stamp === since.stamp)
+      return { kind: 'same', ...sighting }
     if (head.known === 'f' || head.id === null || rows.length > MAX_CHANGES) return undefined
     // Trimming may have left a hole.
-    if (rows.length !== position.revision - since.revision) return undefined
+    if (rows.length !== sighting.revision - since.revision) return undefined
     return {
       kind: 'changes',
-      ...position,
+      ...sighting,
       changes: rows.map((row) => ({ kind: row.kind, member: memberOf(row) })),
     }
   }
 
   async #readAll(): Promise<Reading> {
     const { rows } = await sql<
-      {
-        revision: string | null
-        stamp: string | null
-        version: string
-        compatible_from: string
-        recovering: 't' | 'f'
-      } & MemberRow
+      HeadRow & { version: string; compatible_from: string; recovering: 't' | 'f' } & MemberRow
     >`
       select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
-        c.revision, c.stamp, m.id, m.token, ${memberColumns('m')}
+        c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
+        m.id, m.token, ${memberColumns('m')}
       from ${this.#name('schema_version')}() v
       left join ${this.#name('clusters')} c on c.name = ${this.#cluster}
       left join ${this.#name('members')} m on m.cluster = c.name
@@ -104,8 +110,7 @@ export class Statements implements Store {
     checkSchemaVersion({ version: Number(head.version), compatibleFrom: Number(head.compatible_from) })
     return {
       kind: 'all',
-      revision: Number(head.revision ?? 0),
-      stamp: head.stamp ?? '',
+      ...sightingOf(head),
       recovering: head.recovering === 't',
       members: rows.filter((row) => row.id !== null).map(memberOf),
     }
@@ -113,13 +118,7 @@ export class Statements implements Store {
 
   async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
     const pid = await this.#connections.heartbeats.backendPid()
-    const { rows } = await sql<
-      HeadRow & {
-        sweep_overdue: 't' | 'f'
-        locked: string | null
-        missing: string | null
-      }
-    >`
+    const { rows } = await sql<HeadRow & { locked: string | null; missing: string | null }>`
       select h.revision, h.stamp, h.sweep_overdue, to_json(h.locked) as locked, json_object(h.missing::text[], h.reasons) as missing
       from ${this.#name('heartbeat')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)},
@@ -127,8 +126,7 @@ export class Statements implements Store {
       ) h`.execute(this.#heartbeats)
     const row = one(rows)
     return {
-      ...positionOf(row),
-      sweepOverdue: row.sweep_overdue === 't',
+      ...sightingOf(row),
       locked: strings(row.locked),
       missing: new Map(
         Object.entries(row.missing === null ? {} : (JSON.parse(row.missing) as Record<string, LossReason>)),
@@ -202,8 +200,8 @@ function strings(json: string | null): readonly string[] {
   return json === null ? [] : (JSON.parse(json) as string[])
 }
 
-function positionOf({ revision, stamp }: HeadRow): Position {
-  return { revision: Number(revision ?? 0), stamp: stamp ?? '' }
+function sightingOf({ revision, stamp, sweep_overdue }: HeadRow): Sighting {
+  return { revision: Number(revision ?? 0), stamp: stamp ?? '', sweepOverdue: sweep_overdue === 't' }
 }
 
 function memberOf({ id, token, data, registered_at }: MemberRow): Member {

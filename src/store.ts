@@ -16,18 +16,25 @@ export interface Registration {
   readonly token: number
 }
 
-export type Reading =
-  | ({ readonly kind: 'same' } & Position)
-  | ({ readonly kind: 'changes'; readonly changes: readonly Change[] } & Position)
-  /** `recovering`: from a standby, whose view may be old. */
-  | ({ readonly kind: 'all'; readonly members: readonly Member[]; readonly recovering: boolean } & Position)
+/** Where the database found a cluster. */
+export interface Sighting extends Position {
+  /** Turns to sweep were missed. */
+  readonly sweepOverdue: boolean
+}
 
-export interface Heartbeat extends Position {
+export type Reading = Sighting &
+  (
+    | { readonly kind: 'same' }
+    | { readonly kind: 'changes'; readonly changes: readonly Change[] }
+    /** `recovering`: from a standby, whose view may be old. */
+    | { readonly kind: 'all'; readonly members: readonly Member[]; readonly recovering: boolean }
+  )
+
+export interface Heartbeat extends Sighting {
   /** Ids whose rows somebody holds locked: renewed, unless they were about to be removed. */
   readonly locked: readonly string[]
   /** Registrations that are gone, and why. */
   readonly missing: ReadonlyMap<string, LossReason>
-  readonly sweepOverdue: boolean
 }
 
 export interface Sweep {

@@ -11,6 +11,7 @@ import {
   uniqueName,
   type AdminClient,
 } from './support/database.js'
+import { until } from './support/until.js'
 
 const PASSWORD = 'p'
 const NO_PRIVILEGE = '42501'
@@ -142,6 +143,7 @@ const GRANTED_TO_READERS = [
   'sessions_between',
   'stays_at',
   'sweep',
+  'sweep_overdue',
 ]
 const GRANTED_TO_MEMBERS = [...GRANTED_TO_READERS, 'deregister', 'fence', 'heartbeat', 'register', 'set_data']
 
@@ -183,6 +185,32 @@ describe('promise 15: a reader', () => {
     await reader.query(`set search_path = pg_temp, ${schema}`)
     await reader.query(`select ${schema}.sweep('team')`)
     expect((await admin.query(`select from ${schema}.members where id = $1`, [ada])).rowCount).toBe(1)
+  })
+
+  test('that sweeps sees that a process of another role died, though neither it nor the owner is privileged', async () => {
+    const session = uniqueName('session')
+    const [dead, alive] = [randomUUID(), randomUUID()]
+    await using reader = await as('reader')
+    await using living = await as('member')
+    await living.query(`set application_name = 'living'`)
+    const registering = await as('member')
+    await registering.query(`set application_name = '${session}'`)
+    const text = `select register('pair', array[$1::uuid], '{x}', '{0}', '15s', '50ms', $2, pg_backend_pid())`
+    await registering.query(text, [dead, session])
+    await living.query(text, [alive, 'living'])
+    await registering.end()
+    await until(
+      async () => {
+        await reader.query(`select sweep('pair')`)
+        const { rows } = await admin.query<{ reason: string }>(
+          `select reason from ${schema}.events where member = $1 and kind = 'left'`,
+          [dead],
+        )
+        return rows[0]?.reason === 'crashed'
+      },
+      { message: 'a crash that an unprivileged sweep found' },
+    )
+    expect((await admin.query(`select from ${schema}.members where id = $1`, [alive])).rowCount).toBe(1)
   })
 
   test('that sweeps for a cluster that does not exist leaves no trace', async () => {
