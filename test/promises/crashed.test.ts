@@ -155,6 +155,18 @@ test('promise 7: one connection of a process is enough', async () => {
   expect(await suspected(admin, cluster)).toEqual([])
 })
 
+test('promises 7 and 15: who sweeps inside a transaction sees the connections of now, not those of its beginning', async () => {
+  const [admin, reading] = [await openAdmin(), await openAdmin()]
+  const [process, other] = names(2) as [string, string]
+  await reading.query('begin')
+  await reading.query('select from pg_stat_activity')
+  await living(process, other)
+  const cluster = await clusterOf(admin, process, other)
+  await sweep(reading, cluster)
+  expect(await suspected(reading, cluster)).toEqual([])
+  await reading.query('rollback')
+})
+
 test('promise 7: a suspicion ends when a connection is back', async () => {
   const admin = await openAdmin()
   const [process, other] = names(2) as [string, string]
