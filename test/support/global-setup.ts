@@ -1,3 +1,4 @@
+import pg from 'pg'
 import type { TestProject } from 'vitest/node'
 import { startPostgres } from './postgres-server.js'
 
@@ -8,12 +9,28 @@ declare module 'vitest' {
 }
 
 /** One PostgreSQL for the whole run: that of DATABASE_URL, else one of our own. */
-export default async function globalSetup(project: TestProject): Promise<(() => Promise<void>) | undefined> {
-  if (process.env.DATABASE_URL) {
-    project.provide('databaseUrl', process.env.DATABASE_URL)
-    return undefined
+export default async function globalSetup(project: TestProject): Promise<() => Promise<void>> {
+  const given = process.env.DATABASE_URL
+  const server = given
+    ? undefined
+    : await startPostgres({ fsync: false, settings: { max_connections: '300' } })
+  const url = server?.url ?? given ?? ''
+  // scripts/matrix.js reads this line.
+  project.vitest.logger.log(`${await versionOf(url)}, Node ${process.version}`)
+  project.provide('databaseUrl', url)
+  return async () => server?.[Symbol.asyncDispose]()
+}
+
+/** As in 'PostgreSQL 18.4'. */
+async function versionOf(connectionString: string): Promise<string> {
+  const client = new pg.Client({ connectionString })
+  await client.connect()
+  try {
+    const { rows } = await client.query<{ version: string }>(
+      `select split_part(version(), ' on ', 1) as version`,
+    )
+    return rows[0]?.version ?? ''
+  } finally {
+    await client.end()
   }
-  const server = await startPostgres({ fsync: false, settings: { max_connections: '300' } })
-  project.provide('databaseUrl', server.url)
-  return () => server[Symbol.asyncDispose]()
 }

