@@ -56,7 +56,8 @@ export class TimedLease implements Lease {
   // The timer looks again instead of being set anew at each renewal: a process may hold thousands.
   #arm(): void {
     if (this.#ttlMs === Infinity) return
-    this.#timer = setTimeout(() => this.trusted && this.#arm(), this.#untilMs - monotonicMs())
+    const leftMs = Math.max(0, this.#untilMs - monotonicMs())
+    this.#timer = setTimeout(() => this.trusted && this.#arm(), leftMs)
     this.#timer.unref()
   }
 

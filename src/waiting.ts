@@ -25,13 +25,14 @@ export function abortedError(signal: AbortSignal, lastError?: Error): AbortedErr
 
 /**
  * Bounds a wait; what comes too late is dropped. After a stall of this process a timer runs before the
- * answer is read that has long been there: it gets a turn to be heard.
+ * answer is read that has long been there: it gets a turn to be heard. A deadline may have passed already,
+ * and Node would print a warning about a negative time.
  */
 export async function within<T>(ms: number, promise: Promise<T>, what: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
     const error = new Error(`${what} took longer than ${String(Math.round(ms))} ms`)
-    timer = setTimeout(() => setImmediate(() => setImmediate(() => reject(error))), ms)
+    timer = setTimeout(() => setImmediate(() => setImmediate(() => reject(error))), Math.max(0, ms))
   })
   promise.catch(() => undefined)
   try {
