@@ -6,11 +6,13 @@ import { basename, dirname, join } from 'node:path'
 
 const require = createRequire(import.meta.url)
 
-/** The account that servers run as when this process is root: PostgreSQL refuses to be. */
-export interface Account {
+interface Account {
   readonly uid: number
   readonly gid: number
 }
+
+/** Servers run as this account when this process is root: PostgreSQL and PgBouncer refuse to be. */
+export const NOBODY: Account = { uid: 65534, gid: 65534 }
 
 /** A directory with bin/, lib/ and share/: the one that TEST_POSTGRES names, else where npm put its PostgreSQL. */
 export function installedBinaries(): string {

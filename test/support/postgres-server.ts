@@ -5,12 +5,12 @@
  * process dies without that, even by SIGKILL, a watchdog notices that its stdin has closed and does both.
  */
 import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
-import { appendFileSync, chownSync, closeSync, mkdtempSync, openSync, readFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { appendFileSync, chownSync, closeSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from './free-port.js'
-import { installedBinaries, runnableBinaries, type Account } from './postgres-binaries.js'
+import { installedBinaries, NOBODY, runnableBinaries } from './postgres-binaries.js'
+import { end, exit, isRunning, Watchdog } from './watchdog.js'
 
 export interface PostgresOptions {
   /** false: faster, and what is committed may be lost when the machine fails. For tests only; default true. */
@@ -50,9 +50,7 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
   }
 }
 
-const NOBODY: Account = { uid: 65534, gid: 65534 }
 const START_TIMEOUT_MS = 60_000
-const ESCALATE_AFTER_MS = 10_000
 
 const SIGNALS: Record<StopMode, NodeJS.Signals[]> = {
   fast: ['SIGINT', 'SIGQUIT', 'SIGKILL'],
@@ -63,39 +61,19 @@ const SIGNALS: Record<StopMode, NodeJS.Signals[]> = {
 /** Passes: another process was quicker with the port, or backends of a killed server have not noticed yet. */
 const TRANSIENT = /Address already in use|shared memory block|lock file "postmaster.pid" already exists/
 
-/** Each line it reads names the process to end once the input closes; an empty line, none. $0 is the directory. */
-const WATCHDOG = `
-trap '' HUP INT TERM
-while read -r line; do pid=$line; done
-if [ -n "$pid" ] && kill -QUIT "$pid"; then
-  kill -CONT "$pid"
-  for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$pid" || break; sleep 0.5; done
-fi
-rm -rf "$0"
-`
-
 class EmbeddedPostgres implements PostgresServer {
   readonly dataDirectory: string
   readonly #account = process.getuid?.() === 0 ? NOBODY : undefined
   readonly #options: PostgresOptions
-  readonly #directory: string
-  readonly #watchdog: ChildProcess
+  readonly #watchdog = new Watchdog()
+  readonly #directory = this.#watchdog.directory
   #binaries = ''
   #port = 0
   #server: ChildProcess | undefined
 
   constructor(options: PostgresOptions) {
     this.#options = options
-    this.#directory = mkdtempSync(join(tmpdir(), 'pg-membership-'))
     this.dataDirectory = join(this.#directory, 'data')
-    // Detached, so that Ctrl-C in a terminal does not end it together with what it watches.
-    this.#watchdog = spawn('/bin/sh', ['-c', WATCHDOG, this.#directory], {
-      cwd: '/',
-      detached: true,
-      stdio: ['pipe', 'ignore', 'ignore'],
-    })
-    this.#watchdog.unref()
-    this.#watchdog.stdin?.on('error', () => undefined)
   }
 
   get port(): number {
@@ -157,13 +135,12 @@ class EmbeddedPostgres implements PostgresServer {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop()
-    this.#watchdog.stdin?.end() // and it removes the directory
-    await exit(this.#watchdog)
+    await this.#watchdog.dismiss()
   }
 
   #stopped(): void {
     this.#server = undefined
-    this.#watchdog.stdin?.write('\n')
+    this.#watchdog.watch(undefined)
   }
 
   /** Unreferenced, so that a server which nobody disposed of does not keep the process alive. */
@@ -183,7 +160,7 @@ class EmbeddedPostgres implements PostgresServer {
       appendFileSync(this.#logFile, `${message}\n`)
     })
     child.unref()
-    this.#watchdog.stdin?.write(`${String(child.pid ?? '')}\n`)
+    this.#watchdog.watch(child.pid)
     return child
   }
 
@@ -212,24 +189,4 @@ function read(file: string): string {
   } catch {
     return ''
   }
-}
-
-function isRunning(child: ChildProcess): boolean {
-  return child.pid !== undefined && child.exitCode === null && child.signalCode === null
-}
-
-/** Its exit code; null when a signal ended it, or it could not be started. */
-async function exit(child: ChildProcess): Promise<number | null> {
-  if (!isRunning(child)) return setImmediate(child.exitCode) // by then, 'error' has said why
-  child.ref()
-  return new Promise((resolve) => {
-    child.once('exit', resolve)
-  })
-}
-
-/** Whether the signal ended it within the bound. SIGCONT, since a test may have frozen it. */
-async function end(child: ChildProcess, signal: NodeJS.Signals): Promise<boolean> {
-  child.kill(signal)
-  child.kill('SIGCONT')
-  return Promise.race([exit(child).then(() => true), sleep(ESCALATE_AFTER_MS, false, { ref: false })])
 }
