@@ -4,7 +4,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['test/faults/**/*.test.ts'],
-    globalSetup: ['test/support/require-psql.ts', 'test/support/global-setup.ts'],
+    globalSetup: ['test/support/require-programs.ts', 'test/support/global-setup.ts'],
     maxWorkers: 1,
     testTimeout: 180_000,
     hookTimeout: 60_000,

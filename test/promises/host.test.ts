@@ -7,7 +7,7 @@ import { freePort } from '../support/free-port.js'
 import { openAdmin, openProxy } from '../support/opened.js'
 import { startPostgres, type StopMode } from '../support/postgres-server.js'
 import { until } from '../support/until.js'
-import { startWorker, type Worker } from '../support/worker.js'
+import { expectCleanExit, startWorker, type Worker } from '../support/worker.js'
 
 const server = await startPostgres({ fsync: false })
 afterAll(() => server[Symbol.asyncDispose]())
@@ -22,19 +22,6 @@ async function opened(options: Partial<PostgresClusterOptions>): Promise<Worker>
   const name = uniqueName()
   await worker.ask('open', { connection: server.url, name, throwingLogger: true, ...timing, ...options })
   return worker
-}
-
-/** Nothing went wrong in it, nothing was printed, and nothing keeps it alive. */
-async function expectCleanExit(worker: Worker): Promise<void> {
-  const letGo = worker.ask('letGo')
-  letGo.catch(() => undefined)
-  let exited = false
-  const exit = worker.exit().finally(() => (exited = true))
-  await until(() => exited, { withinMs: 5_000, message: 'the process ends by itself' })
-  expect(await exit).toBe(0)
-  expect(worker.toldOf('uncaught')).toEqual([])
-  expect(worker.toldOf('trouble')).toEqual([])
-  expect(worker.output).toBe('')
 }
 
 async function backends(admin: AdminClient): Promise<number> {

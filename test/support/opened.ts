@@ -3,6 +3,7 @@ import { PostgresCluster } from 'pg-membership'
 import type { Membership, MembershipOptions, PostgresClusterOptions } from 'pg-membership'
 import { onTestFinished } from 'vitest'
 import { adminClient, databaseUrl, type AdminClient } from './database.js'
+import { startPgBouncer, type PgBouncer, type PgBouncerOptions, type PoolMode } from './pgbouncer.js'
 import { startPostgres, type PostgresOptions, type PostgresServer } from './postgres-server.js'
 import { startProxy, type TcpProxy } from './tcp-proxy.js'
 
@@ -48,4 +49,14 @@ export async function openServer(settings: PostgresOptions['settings'] = {}): Pr
   const server = await startPostgres({ fsync: false, settings })
   onTestFinished(() => server[Symbol.asyncDispose]())
   return server
+}
+
+/** A pooler of the test's own, by default in front of the shared server. */
+export async function openPgBouncer(
+  mode: PoolMode,
+  options: Partial<PgBouncerOptions> = {},
+): Promise<PgBouncer> {
+  const pooler = await startPgBouncer({ url: databaseUrl(), ...options, mode })
+  onTestFinished(() => pooler[Symbol.asyncDispose]())
+  return pooler
 }

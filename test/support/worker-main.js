@@ -177,6 +177,9 @@ const commands = {
     const { revision = -1, members = [] } = opened().snapshot ?? {}
     return { revision, members: [...members] }
   },
+  async mode() {
+    return opened().status.mode
+  },
   async churn({ seed, lanes }) {
     active = true
     let state = seed

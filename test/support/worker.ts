@@ -2,8 +2,9 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
-import type { Member, MembershipOptions, PostgresClusterOptions } from 'pg-membership'
-import { onTestFinished } from 'vitest'
+import type { Member, MembershipOptions, PostgresClusterOptions, Status } from 'pg-membership'
+import { expect, onTestFinished } from 'vitest'
+import { until } from './until.js'
 
 interface Command<P, R> {
   readonly parameters: P
@@ -20,6 +21,7 @@ export interface Commands {
   lease: Command<number, number | undefined>
   nextLease: Command<number, number>
   snapshot: Command<undefined, { readonly revision: number; readonly members: readonly Member[] }>
+  mode: Command<undefined, Status['mode']>
   churn: Command<{ readonly seed: number; readonly lanes: number }, undefined>
   lead: Command<{ readonly url: string; readonly schema: string; readonly table: string }, undefined>
   /** Stops churning or leading. */
@@ -61,6 +63,19 @@ export async function startWorker(): Promise<Worker> {
   onTestFinished(() => worker.kill())
   await worker.ready
   return worker
+}
+
+/** Nothing went wrong in it, nothing was printed, and nothing keeps it alive. */
+export async function expectCleanExit(worker: Worker): Promise<void> {
+  const letGo = worker.ask('letGo')
+  letGo.catch(() => undefined)
+  let exited = false
+  const exit = worker.exit().finally(() => (exited = true))
+  await until(() => exited, { withinMs: 5_000, message: 'the process ends by itself' })
+  expect(await exit).toBe(0)
+  expect(worker.toldOf('uncaught')).toEqual([])
+  expect(worker.toldOf('trouble')).toEqual([])
+  expect(worker.output).toBe('')
 }
 
 export class Worker {

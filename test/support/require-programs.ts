@@ -1,0 +1,31 @@
+/** The programs that npm does not bring. What cannot run fails; it does not skip. */
+import { accessSync, constants } from 'node:fs'
+import { delimiter, join } from 'node:path'
+
+/** Each with the package of Debian and Ubuntu that holds it. */
+const PACKAGES = { psql: 'postgresql-client', pgbouncer: 'pgbouncer' } as const
+
+export type Program = keyof typeof PACKAGES
+
+/** Where it is; what only an administrator usually calls need not be on the PATH. */
+export function pathOf(program: Program): string {
+  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/local/sbin']
+  const found = directories.map((directory) => join(directory, program)).find(isExecutable)
+  if (found === undefined) {
+    throw new Error(`These tests need ${program}: on Debian and Ubuntu, apt-get install ${PACKAGES[program]}`)
+  }
+  return found
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK)
+    return true
+  } catch {
+    return false
+  }
+}
+
+export default function requirePrograms(): void {
+  for (const program of Object.keys(PACKAGES) as Program[]) pathOf(program)
+}
