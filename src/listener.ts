@@ -96,8 +96,8 @@ export class Listener {
   async #run(): Promise<number> {
     if (!(await this.#options.allowed())) return Infinity
     const ear = (this.#ear ??= await this.#open())
-    await this.#followSubscriptions(ear)
     if (monotonicMs() >= this.#proofDueMs()) await this.#prove(ear)
+    await this.#followSubscriptions(ear)
     this.#setHearing(true)
     return this.#subscriptions.size === 0 ? Infinity : this.#proofDueMs() - monotonicMs()
   }
@@ -134,14 +134,14 @@ export class Listener {
   }
 
   // One query at a time: pg warns about more on the console.
-  async #followSubscriptions({ subscriber, channels }: Ear): Promise<void> {
+  async #followSubscriptions(ear: Ear): Promise<void> {
+    const { subscriber, channels } = ear
     for (const [subscription, its] of this.#subscriptions) its.channel ??= await subscription.channel()
     const known = [...this.#subscriptions.values()].flatMap(({ channel }) => channel ?? [])
     const wanted = new Set([this.#probe, ...known])
     for (const channel of wanted) {
       if (channels.has(channel)) continue
-      await within(TIMEOUT_MS, Promise.resolve(subscriber.listenTo(channel)), 'LISTEN')
-      channels.add(channel)
+      await this.#listen(ear, channel)
       // What happened before is for a refresh to find: the channel was not heard then.
       this.#tell(channel)
     }
@@ -156,7 +156,17 @@ export class Listener {
     return this.#provenMs + (this.#doubted ? MIN_PROOF_INTERVAL_MS : PROOF_INTERVAL_MS)
   }
 
+  async #listen({ subscriber, channels }: Ear, channel: string): Promise<void> {
+    await within(TIMEOUT_MS, Promise.resolve(subscriber.listenTo(channel)), 'LISTEN')
+    channels.add(channel)
+  }
+
+  /**
+   * First on a channel of its own: where a pooler gives the LISTEN to a connection that it shares, others
+   * would hear it, for as long as the pooler keeps that connection.
+   */
   async #prove(ear: Ear): Promise<void> {
+    if (!ear.channels.has(this.#probe)) await this.#listen(ear, this.#probe)
     const nonce = randomUUID()
     const heard = new Promise<void>((resolve) => (this.#awaited = { nonce, resolve }))
     await this.#options.notify(this.#probe, nonce)

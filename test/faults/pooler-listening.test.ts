@@ -92,7 +92,9 @@ test('promise 2: PgBouncer in session mode carries hints, also after its connect
 test.each(['directly', 'there, too'] as const)(
   'promises 2, 9 and 11: where LISTEN is lost in PgBouncer in transaction mode, with queries sent %s, the reader polls, and tries again at a pace',
   async (queries) => {
-    const pooler = await openPgBouncer('transaction')
+    const admin = await openAdmin()
+    // One server connection: whatever was left on it, the next client gets.
+    const pooler = await openPgBouncer('transaction', { settings: { default_pool_size: 1 } })
     const connection = queries === 'directly' ? databaseUrl() : pooler.url
     const cluster = open({ connection, listenConnection: pooler.url, pollMs: 200 })
     const modes = modesOf(cluster)
@@ -108,5 +110,13 @@ test.each(['directly', 'there, too'] as const)(
     )
     // Each takes two seconds to learn that nothing is heard.
     expect(errors().length).toBeLessThanOrEqual((performance.now() - startedMs) / 1_900)
+
+    const stranger = await openAdmin(pooler.url)
+    const { rows } = await stranger.query<{ channel: string }>('select pg_listening_channels() as channel')
+    const { rowCount } = await admin.query(
+      `select from ${schema}.clusters where name = $1 and channel = any ($2)`,
+      [cluster.name, rows.map(({ channel }) => channel)],
+    )
+    expect(rowCount, 'hints for the cluster reach others behind the pooler').toBe(0)
   },
 )
