@@ -144,7 +144,7 @@ describe('TypeScript', () => {
       },
     )
     expect(complaints).toEqual([])
-  })
+  }, 120_000)
 
   test.each(
     programs.filter(({ noRun }) => noRun === undefined).map((snippet) => [placeOf(snippet), snippet]),

@@ -103,7 +103,8 @@ test.each([
   await until(() => proxy.connections >= (what === 'cut' ? 0 : 1), { message: 'something is under way' })
   const startedMs = performance.now()
   await cluster.close()
-  expect(performance.now() - startedMs).toBeLessThan(1_800)
+  // Answers and locks are waited for longer than that.
+  expect(performance.now() - startedMs).toBeLessThan(2_800)
   expect((await settled).map(({ status }) => status)).toEqual(['rejected', 'rejected'])
   proxy.thaw()
   await until(() => proxy.connections === 0, { message: 'no socket is left behind' })
@@ -118,7 +119,7 @@ test('promise 11: close is bounded while somebody holds the row, and leaves the 
   await locking.query(`select from ${members} where id = $1 for key share`, [held.id])
   const startedMs = performance.now()
   await cluster.close()
-  expect(performance.now() - startedMs).toBeLessThan(1_800)
+  expect(performance.now() - startedMs).toBeLessThan(2_800)
   expect((await tableOf(admin, schema, name)).members.map(({ id }) => id)).toEqual([held.id])
   await locking.query('rollback')
 })
