@@ -131,7 +131,7 @@ class Table {
       }
     }
     const members = [...this.members.values()].sort((a, b) => a.token - b.token)
-    return { kind: 'all', ...sighting, recovering: false, members }
+    return { kind: 'all', ...sighting, recovering: false, diverged: false, members }
   }
 
   register(id: string, data: string, floor: number): number {

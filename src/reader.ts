@@ -6,7 +6,8 @@
  * A refresh reads what happened since the cached position; everything, when that is not known any more.
  *
  * A lower revision is the lag of a standby, and ignored; from a primary, it is a failover that lost
- * commits: everything is read, and it is reported. So is another history with an equal revision.
+ * commits: everything is read, and it is reported. So is another history that has reached the cached
+ * revision, or passed it.
  */
 import { abortedError, Waiting, type WaitOptions } from './waiting.js'
 import { monotonicMs } from './clock.js'
@@ -181,10 +182,11 @@ export class CachedReader {
       if (regressed && reading.recovering) return
       if (
         regressed ||
+        reading.diverged ||
         (before !== undefined && reading.revision === seen.revision && reading.stamp !== seen.stamp)
       ) {
         const details = { from: seen.revision, to: reading.revision }
-        report.log('error', details, 'The database lost commits: the revision went back')
+        report.log('error', details, 'The database lost commits: its history is another')
         report.publish('error', {
           doing: 'refresh',
           error: new Error('The database lost commits'),

@@ -63,7 +63,8 @@ export class Statements implements Store {
 
   async read(since: Position | undefined): Promise<Reading> {
     const known = since !== undefined && since.stamp !== ''
-    return (known ? await this.#readSince(since) : undefined) ?? (await this.#readAll())
+    if (!known) return await this.#readAll()
+    return (await this.#readSince(since)) ?? (await this.#readAll(since))
   }
 
   /** undefined: what happened since is not known any more, or is too much. */
@@ -95,11 +96,20 @@ export class Statements implements Store {
     }
   }
 
-  async #readAll(): Promise<Reading> {
+  async #readAll(since?: Position): Promise<Reading> {
     const { rows } = await sql<
-      HeadRow & { version: string; compatible_from: string; recovering: 't' | 'f' } & MemberRow
+      HeadRow & {
+        version: string
+        compatible_from: string
+        recovering: 't' | 'f'
+        diverged: 't' | 'f'
+      } & MemberRow
     >`
       select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
+        exists (
+          select from ${this.#name('events')} e
+          where e.cluster = ${this.#cluster} and e.revision = ${since?.revision ?? 0} and e.stamp <> ${since?.stamp ?? null}
+        ) as diverged,
         c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
         m.id, m.token, ${memberColumns('m')}
       from ${this.#name('schema_version')}() v
@@ -112,6 +122,7 @@ export class Statements implements Store {
       kind: 'all',
       ...sightingOf(head),
       recovering: head.recovering === 't',
+      diverged: head.diverged === 't',
       members: rows.filter((row) => row.id !== null).map(memberOf),
     }
   }

@@ -26,8 +26,14 @@ export type Reading = Sighting &
   (
     | { readonly kind: 'same' }
     | { readonly kind: 'changes'; readonly changes: readonly Change[] }
-    /** `recovering`: from a standby, whose view may be old. */
-    | { readonly kind: 'all'; readonly members: readonly Member[]; readonly recovering: boolean }
+    | {
+        readonly kind: 'all'
+        readonly members: readonly Member[]
+        /** From a standby, whose view may be old. */
+        readonly recovering: boolean
+        /** The log has something else at the position that was asked about. */
+        readonly diverged: boolean
+      }
   )
 
 export interface Heartbeat extends Sighting {

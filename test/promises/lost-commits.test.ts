@@ -84,12 +84,13 @@ test('promise 3: another history of equal length is told apart, and reported', a
   expect(logger.said.filter(({ level }) => level === 'error')).toHaveLength(1)
 })
 
-test('promise 2: another history that has grown longer is not taken for more of the same', async () => {
+test('promises 2 and 3: another history that has grown longer is told apart, and reported', async () => {
   const admin = await openAdmin()
   const proxy = await openProxy()
   const name = uniqueName()
   await typeMembers(admin, schema, name, ['one', 'two', 'three'])
-  const cluster = openCluster({ schema, name, connection: proxy.throughIt, pollMs: 200 })
+  const logger = listeningLogger()
+  const cluster = openCluster({ schema, name, logger, connection: proxy.throughIt, pollMs: 200 })
   await cluster.getMembers()
   await proxy.cut()
   await loseCommits(admin, name, 1)
@@ -97,6 +98,7 @@ test('promise 2: another history that has grown longer is not taken for more of 
   await proxy.restore()
   await until(() => cluster.snapshot?.revision === 5, { message: 'the reader converges' })
   expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
+  expect(logger.said.filter(({ level }) => level === 'error')).toHaveLength(1)
 })
 
 test('promise 8: a member whose registration is among the lost commits comes back, and its token does not go back', async () => {
