@@ -259,6 +259,14 @@ begin
     on conflict do nothing
     returning * into swept;
   end if;
+  -- A heartbeat from the future (the clock went back, or that of another primary was ahead) would keep a
+  -- dead member for ever, and pass for one since sweeping resumed.
+  update members m set heartbeat_at = swept.swept_at
+  where m.id in (
+    select f.id from members f
+    where f.cluster = swept.cluster and f.heartbeat_at > clock_timestamp()
+    order by f.id for no key update skip locked
+  );
   return swept;
 end
 $$;
@@ -322,7 +330,7 @@ begin
     where m.id in (
       select s.id from members s
       where s.cluster = cluster_name and s.suspected_at is null and s.session = any (missing)
-        and s.crash_grace is not null and s.heartbeat_at >= resumed_at and s.heartbeat_at < moment
+        and s.crash_grace is not null and s.heartbeat_at > resumed_at and s.heartbeat_at < moment
       order by s.id for no key update skip locked
     )
     returning m.crash_grace
@@ -670,13 +678,6 @@ begin
   where h.cluster = cluster_name and (h.at > clock_timestamp() or not exists (
     select from members m where m.id = h.member and m.token = h.token and m.heartbeat_at < h.at
   ));
-  -- A heartbeat from the future (the clock went back) would keep a dead member for ever.
-  update members m set heartbeat_at = moment
-  where m.id in (
-    select f.id from members f
-    where f.cluster = cluster_name and f.heartbeat_at > clock_timestamp()
-    order by f.id for no key update skip locked
-  );
   select s.missing, s.follow_up into missing, follow_up from suspect(cluster_name, swept.resumed_at) s;
 
   for gone in
@@ -686,7 +687,7 @@ begin
       select m.id, m.token, evidence.crashed
       from members m cross join lateral (
         select coalesce(m.session = any (missing) and m.suspected_at + m.crash_grace <= moment
-          and m.heartbeat_at < m.suspected_at and m.heartbeat_at >= swept.resumed_at, false) as crashed
+          and m.heartbeat_at < m.suspected_at and m.heartbeat_at > swept.resumed_at, false) as crashed
       ) evidence
       where m.cluster = cluster_name
         and (evidence.crashed or greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment)

@@ -268,6 +268,31 @@ test('promise 7: evidence from before sweeping resumed is worthless', async () =
   expect((await sweep(admin, cluster)).removed).toBe(0)
 })
 
+test.each([
+  ['sweeps', `select ${schema}.sweep($1)`],
+  [
+    'registers',
+    `select ${schema}.register($1, array[gen_random_uuid()], array[''::bytea], array[0], '15 s', null, null, null)`,
+  ],
+])(
+  'promise 7: a heartbeat from before a failover is no evidence, also by a clock that was ahead, when the first who comes back %s',
+  async (_does, statement) => {
+    const admin = await openAdmin()
+    const [process, other] = names(2) as [string, string]
+    await living(other)
+    const cluster = await clusterOf(admin, process, other)
+    // A promotion empties what is unlogged.
+    await admin.query(`delete from ${sweeps} where cluster = $1`, [cluster])
+    await admin.query(
+      `update ${members} set heartbeat_at = clock_timestamp() + interval '1 minute' where cluster = $1`,
+      [cluster],
+    )
+    await admin.query(statement, [cluster])
+    await sweep(admin, cluster)
+    expect(await suspected(admin, cluster)).toEqual([])
+  },
+)
+
 test('promise 7: a suspected member whose row somebody holds stays until it is let go', async () => {
   const [admin, locking] = [await openAdmin(), await openAdmin()]
   const [process, other] = names(2) as [string, string]
