@@ -35,10 +35,15 @@ export function runnableBinaries(binaries: string, directory: string, account: A
   if (linkLibraries(binaries) && canRun(binaries, account)) return binaries
   const copy = join(directory, 'native')
   run('cp', ['-R', binaries, copy])
-  if (account) run('chown', ['-R', `${String(account.uid)}:${String(account.gid)}`, copy])
+  if (account) giveTo(account, copy)
   run('chmod', ['-R', 'u+rwX', copy])
   linkLibraries(copy)
   return copy
+}
+
+/** The directory and all that is in it. */
+export function giveTo({ uid, gid }: Account, directory: string): void {
+  run('chown', ['-R', `${String(uid)}:${String(gid)}`, directory])
 }
 
 /**

@@ -5,11 +5,11 @@
  * process dies without that, even by SIGKILL, a watchdog notices that its stdin has closed and does both.
  */
 import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
-import { appendFileSync, chownSync, closeSync, openSync, readFileSync } from 'node:fs'
+import { appendFileSync, chownSync, closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from './free-port.js'
-import { installedBinaries, NOBODY, runnableBinaries } from './postgres-binaries.js'
+import { giveTo, installedBinaries, NOBODY, runnableBinaries } from './postgres-binaries.js'
 import { end, exit, isRunning, Watchdog } from './watchdog.js'
 
 export interface PostgresOptions {
@@ -19,6 +19,8 @@ export interface PostgresOptions {
   readonly settings?: Readonly<Record<string, string>>
   /** A directory with bin/, lib/ and share/ of another PostgreSQL; default the one that npm installed. */
   readonly binaries?: string
+  /** Fills the data directory, which is there and empty; default initdb. */
+  readonly fill?: (dataDirectory: string) => Promise<void>
 }
 
 /** fast: disconnects everybody and shuts down cleanly. immediate: as after a crash. kill: SIGKILL. */
@@ -92,6 +94,12 @@ class EmbeddedPostgres implements PostgresServer {
     if (this.#account) chownSync(this.#directory, this.#account.uid, this.#account.gid)
     const { binaries = installedBinaries() } = this.#options
     this.#binaries = runnableBinaries(binaries, this.#directory, this.#account)
+    if (this.#options.fill) {
+      mkdirSync(this.dataDirectory, { mode: 0o700 })
+      await this.#options.fill(this.dataDirectory)
+      if (this.#account) giveTo(this.#account, this.dataDirectory)
+      return
+    }
     const flags = ['-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-sync']
     const initdb = this.#spawn('initdb', ['-D', this.dataDirectory, ...flags])
     if ((await exit(initdb)) !== 0) throw new Error(`initdb failed\n${this.#log()}`)

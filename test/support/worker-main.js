@@ -146,6 +146,10 @@ const commands = {
     }
     const logger = { debug: fail, info: fail, warn: fail, error: fail }
     cluster = new PostgresCluster(throwingLogger ? { ...options, logger } : options)
+    diagnostics.subscribe('pg-membership:error', (message) => {
+      const { error } = /** @type {{ error: Error }} */ (message)
+      tell({ kind: 'error', message: error.message })
+    })
     noteStalls()
     return undefined
   },
@@ -166,6 +170,10 @@ const commands = {
     if (signal.aborted) note()
     else signal.addEventListener('abort', note)
     return { id: joining.id, token }
+  },
+  async setData({ n, data }) {
+    await membership(n).setData(data)
+    return undefined
   },
   async lease(n) {
     return membership(n).lease?.token

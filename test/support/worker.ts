@@ -17,6 +17,8 @@ export interface Commands {
   /** Tells every snapshot from now on. */
   follow: Command<undefined, undefined>
   join: Command<MembershipOptions, { readonly id: string; readonly token: number }>
+  /** Of its nth membership; resolves when its own snapshot shows it. */
+  setData: Command<{ readonly n: number; readonly data: string }, undefined>
   /** The token of its nth membership's lease. */
   lease: Command<number, number | undefined>
   nextLease: Command<number, number>
@@ -40,6 +42,8 @@ export type Told =
   | { readonly kind: 'committed'; readonly n: number }
   | { readonly kind: 'refused' }
   | { readonly kind: 'lost'; readonly reason: string }
+  /** On the channel pg-membership:error. */
+  | { readonly kind: 'error'; readonly message: string }
   | { readonly kind: 'stalled'; readonly stalledMs: number; readonly trusted: readonly boolean[] }
   | { readonly kind: 'trouble'; readonly message: string }
   | { readonly kind: 'uncaught'; readonly message: string }

@@ -1,0 +1,217 @@
+import { afterAll, expect, test } from 'vitest'
+import { uniqueName, type AdminClient } from '../support/database.js'
+import { eventsOf, expectWholeLog, storyOf, tableOf, typeMembers } from '../support/event-log.js'
+import {
+  expectConverged,
+  openPair,
+  reportsOf,
+  startMember,
+  startOrigin,
+  startReader,
+  sweptForTtl,
+  type LivingMember,
+} from '../support/failover.js'
+import { openAdmin, openProxy } from '../support/opened.js'
+import { until } from '../support/until.js'
+import type { Worker } from '../support/worker.js'
+
+const TTL_MS = 2_000
+const HEARTBEAT_MS = 300
+const DATA = ['one', 'two', 'three', 'four', 'five']
+const schema = 'pgmembership'
+const origin = await startOrigin()
+afterAll(() => origin[Symbol.asyncDispose]())
+
+interface Crew {
+  readonly name: string
+  readonly members: readonly LivingMember[]
+  readonly reader: Worker
+  readonly workers: readonly Worker[]
+}
+
+/** Five members and a reader, a process each, all of which see all. */
+async function openCrew(connection: string, admin: AdminClient): Promise<Crew> {
+  const name = uniqueName()
+  const options = { connection, name, ttlMs: TTL_MS, heartbeatMs: HEARTBEAT_MS }
+  const [reader, ...members] = await Promise.all([
+    startReader(options),
+    ...DATA.map((data) => startMember(options, data)),
+  ])
+  const workers = [reader, ...members.map(({ worker }) => worker)]
+  await expectConverged(admin, name, workers)
+  return { name, members, reader, workers }
+}
+
+/** What any of them has watched since it saw all. */
+function watchedBy(workers: readonly Worker[]): string[] {
+  const watched = workers.flatMap((worker) => {
+    const sets = worker.toldOf('watched').map(({ tokens }) => tokens)
+    return sets.slice(sets.findIndex((tokens) => tokens.length === DATA.length)).map(String)
+  })
+  return [...new Set(watched)]
+}
+
+async function timelineOf(admin: AdminClient): Promise<string | undefined> {
+  const { rows } = await admin.query<{ timeline: string }>(
+    `select left(pg_walfile_name(pg_current_wal_lsn()), 8) as timeline`,
+  )
+  return rows[0]?.timeline
+}
+
+/** Microseconds of the server's clock. */
+async function timeAt(admin: AdminClient, moment: string): Promise<bigint> {
+  const { rows } = await admin.query<{ at: string }>(
+    `select (extract(epoch from ${moment}) * 1000000)::bigint::text as at`,
+  )
+  return BigInt(rows[0]?.at ?? 0)
+}
+
+test('promise 7: a failover that is quicker than the ttl ends no lease, and no process sees anything of it', async () => {
+  const { primary, standby } = await openPair(origin)
+  const proxy = await openProxy(primary.url)
+  const before = await openAdmin(primary.url)
+  const { name, members, workers } = await openCrew(proxy.throughIt, before)
+  const table = await tableOf(before, schema, name)
+  const timeline = await timelineOf(before)
+
+  const cutMs = performance.now()
+  await proxy.cut()
+  await standby.caughtUp()
+  await primary.stop('fast')
+  await standby.promote()
+  proxy.switchTo(standby.port)
+  await proxy.restore()
+  const outageMs = performance.now() - cutMs
+
+  const after = await openAdmin(standby.url)
+  expect(await timelineOf(after)).not.toBe(timeline)
+  await sweptForTtl(after, name, TTL_MS)
+  await expectConverged(after, name, workers)
+  expect(await tableOf(after, schema, name)).toEqual(table)
+  expect(await storyOf(after, schema, name)).toEqual(DATA.map(() => 'joined registered'))
+  expect(watchedBy(workers)).toHaveLength(1)
+  for (const { worker, token } of members) expect(await worker.ask('lease', 0)).toBe(token)
+  for (const worker of workers) expect(reportsOf(worker)).toBe(0)
+  // On a machine so slow that the failover took most of the ttl, leases may have ended; 500 ms are for
+  // their margin, and for the way back.
+  if (outageMs < TTL_MS - HEARTBEAT_MS - 500) {
+    expect(members.flatMap(({ worker }) => worker.toldOf('lost'))).toEqual([])
+  }
+})
+
+test('promises 6 and 7: after a failover that took longer than the ttl the living are as they were, and who died in it is removed', async () => {
+  const { primary, standby } = await openPair(origin)
+  const proxy = await openProxy(primary.url)
+  const before = await openAdmin(primary.url)
+  const { name, members, reader } = await openCrew(proxy.throughIt, before)
+  const table = await tableOf(before, schema, name)
+  await standby.caughtUp()
+
+  const [dead, ...living] = members
+  await primary.stop('kill')
+  await dead?.worker.kill()
+  const stoppedMs = performance.now()
+  await until(() => performance.now() > stoppedMs + 1.5 * TTL_MS, { message: 'an outage' })
+  for (const { worker } of living) {
+    expect(worker.toldOf('lost')).toEqual([{ kind: 'lost', reason: 'unreachable' }])
+  }
+  await standby.promote()
+  const after = await openAdmin(standby.url)
+  const backAt = await timeAt(after, 'clock_timestamp()')
+  proxy.switchTo(standby.port)
+
+  await until(async () => !(await tableOf(after, schema, name)).members.some(({ id }) => id === dead?.id), {
+    message: 'the dead is gone',
+  })
+  await sweptForTtl(after, name, TTL_MS)
+  await expectConverged(after, name, [reader, ...living.map(({ worker }) => worker)])
+  const left = (await eventsOf(after, schema, name)).filter(({ kind }) => kind === 'left')
+  expect(left).toMatchObject([{ member: dead?.id, reason: 'expired' }])
+  const leftAt = left[0]?.at ?? 0n
+  expect(Number(leftAt - backAt) / 1_000).toBeLessThan(2 * TTL_MS + HEARTBEAT_MS)
+  // And had as long to come back as everybody else.
+  const resumedAt = await timeAt(after, `(select resumed_at from ${schema}.sweeps where cluster = '${name}')`)
+  expect(Number(leftAt - resumedAt) / 1_000).toBeGreaterThanOrEqual(TTL_MS)
+  expect((await tableOf(after, schema, name)).members).toEqual(
+    table.members.filter(({ id }) => id !== dead?.id),
+  )
+  for (const { worker, token } of living) expect(await worker.ask('lease', 0)).toBe(token)
+})
+
+test('promises 2, 3, 8 and 13: after a failover that lost commits all follow the new primary, and report it; a lost registration comes back with a higher token, and lost data is sent again', async () => {
+  const { primary, standby } = await openPair(origin)
+  const [early, late] = [await openProxy(primary.url), await openProxy(primary.url)]
+  const name = uniqueName()
+  // Nobody expires between those who are early and those who are late.
+  const options = { name, ttlMs: 2 * TTL_MS, heartbeatMs: HEARTBEAT_MS }
+  const [reader, unharmed, changed, removed, leaver] = await Promise.all([
+    startReader({ ...options, connection: early.throughIt }),
+    startMember({ ...options, connection: early.throughIt }, 'unharmed'),
+    startMember({ ...options, connection: late.throughIt }, 'to be changed'),
+    startMember({ ...options, connection: late.throughIt }, 'removed'),
+    startMember({ ...options, connection: late.throughIt }, 'leaver'),
+  ])
+  await standby.caughtUp()
+  await standby.disconnectFromPrimary()
+
+  // All of this is lost: a change, a leave, a removal and the return after it, a registration.
+  const before = await openAdmin(primary.url)
+  await changed.worker.ask('setData', { n: 0, data: 'changed' })
+  await leaver.worker.ask('close')
+  await before.query(`delete from ${schema}.members where id = $1`, [removed.id])
+  await until(async () => (await removed.worker.ask('nextLease', 0)) > removed.token, {
+    message: 'it returns',
+  })
+  const returned = { id: removed.id, token: await removed.worker.ask('nextLease', 0) }
+  const newcomer = await startMember({ ...options, connection: late.throughIt }, 'newcomer')
+  const workers = [reader, ...[unharmed, changed, removed, newcomer].map(({ worker }) => worker)]
+  await expectConverged(before, name, workers)
+  const lost = await tableOf(before, schema, name)
+
+  await Promise.all([early.cut(), late.cut()])
+  await primary.stop('kill')
+  await standby.promote()
+  for (const proxy of [early, late]) proxy.switchTo(standby.port)
+  const after = await openAdmin(standby.url)
+  const { revision } = await tableOf(after, schema, name)
+  expect(revision).toBeLessThan(lost.revision)
+  // A reader finds a lower revision; others the one they know, with another content, or a higher one.
+  await early.restore()
+  await expectConverged(after, name, [reader, unharmed.worker])
+  const others = Array.from({ length: lost.revision - revision }, (_, n) => `typed by hand ${n}`)
+  await typeMembers(after, schema, name, others)
+  expect((await tableOf(after, schema, name)).revision).toBe(lost.revision)
+  for (const { id, token } of [returned, newcomer]) {
+    const fenced = after.query(`select ${schema}.fence($1, $2)`, [id, token])
+    await expect(fenced).rejects.toMatchObject({ code: 'MB001' })
+  }
+  await late.restore()
+
+  const madeUpFor = async (): Promise<boolean> => {
+    const { members } = await tableOf(after, schema, name)
+    const data = members.map((member) => member.data)
+    return ['changed', 'removed', 'newcomer'].every((one) => data.includes(one)) && !data.includes('leaver')
+  }
+  await until(madeUpFor, { message: 'what was lost is made up for' })
+  await sweptForTtl(after, name, 2 * TTL_MS)
+  await expectConverged(after, name, workers)
+  const { members } = await tableOf(after, schema, name)
+  const tokens = new Map(members.map(({ id, token }) => [id, token]))
+  expect(tokens.get(newcomer.id)).toBeGreaterThan(newcomer.token)
+  expect(tokens.get(returned.id)).toBeGreaterThan(returned.token)
+  expect(tokens.get(changed.id)).toBe(changed.token)
+  expect(tokens.get(unharmed.id)).toBe(unharmed.token)
+  for (const worker of workers) expect(reportsOf(worker)).toBe(1)
+  const events = await expectWholeLog(after, schema, name)
+  const story = events.slice(lost.revision).map(({ member, kind, reason }) => `${member} ${kind} ${reason}`)
+  expect(story.toSorted()).toEqual(
+    [
+      `${changed.id} updated data`,
+      `${returned.id} left superseded`,
+      `${returned.id} joined registered`,
+      `${newcomer.id} joined registered`,
+      // It left, which was lost; nobody sends heartbeats for it.
+      `${leaver.id} left expired`,
+    ].toSorted(),
+  )
+})
