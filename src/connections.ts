@@ -3,6 +3,9 @@
  * may wait; the listener. Several clusters may share them; the last to close closes them.
  *
  * All carry one session name as application_name: while any of them is there, the process is.
+ *
+ * H and W lead to one server. After a failover new connections may lead to another one while the old
+ * primary keeps those that it has: who sweeps there and sends its heartbeats here would remove the living.
  */
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
@@ -27,12 +30,18 @@ export class SharedConnections implements Connections {
 
   constructor(connection: Connection, listenConnection: Connection | false | undefined) {
     this.session = sessionName()
-    this.heartbeats = new SingleConnection({ connection, session: this.session, timeoutMs: MAX_ATTEMPT_MS })
+    this.heartbeats = new SingleConnection({
+      connection,
+      session: this.session,
+      timeoutMs: MAX_ATTEMPT_MS,
+      onServer: (server) => this.writes.leaveOther(server),
+    })
     this.writes = new SingleConnection({
       connection,
       session: this.session,
       timeoutMs: LOCK_WAIT_MS + MAX_ATTEMPT_MS,
       idleMs: IDLE_MS,
+      onServer: (server) => this.heartbeats.leaveOther(server),
     })
     if (listenConnection !== false) {
       this.listener = new Listener({

@@ -21,6 +21,8 @@ export interface SingleConnectionOptions {
   readonly timeoutMs: number
   /** Closed after this long without use; default never. */
   readonly idleMs?: number
+  /** Told which server each new connection leads to. */
+  readonly onServer?: (server: string) => void
 }
 
 interface Open {
@@ -28,6 +30,8 @@ interface Open {
   readonly socket: ClientConfig
   /** The backend at the other end is one's own: no pooler in between. */
   readonly direct: boolean
+  /** Differs for every start of every server. */
+  readonly server: string
 }
 
 export class SingleConnection implements PostgresPool {
@@ -55,6 +59,11 @@ export class SingleConnection implements PostgresPool {
   onLost(callback: () => void): () => void {
     this.#lostCallbacks.add(callback)
     return () => this.#lostCallbacks.delete(callback)
+  }
+
+  /** Breaks, if it leads to another server. */
+  leaveOther(server: string): void {
+    if (this.#open?.server !== server) this.#discard(this.#open)
   }
 
   async isDirect(): Promise<boolean> {
@@ -119,11 +128,12 @@ export class SingleConnection implements PostgresPool {
       // Until it is in use, and after it has failed, an error must still find a listener.
       client.on('error', () => undefined)
       await within(this.timeoutMs, client.connect(), 'connecting')
-      const open = { client, socket, direct: await this.#greet(client) }
+      const open = { client, socket, ...(await this.#greet(client)) }
       const onEnd = (): void => this.#discard(open)
       client.on('error', onEnd)
       client.on('end', onEnd)
       if (this.#isClosed()) throw new ClosedError('The connections are closed')
+      this.#options.onServer?.(open.server)
       return open
     } catch (error) {
       socket.destroy()
@@ -139,9 +149,9 @@ export class SingleConnection implements PostgresPool {
   }
 
   /** Refuses a standby, finds a pooler, and sets on a connection of one's own what a pooler would leak to others. */
-  async #greet(client: pg.Client): Promise<boolean> {
+  async #greet(client: pg.Client): Promise<Pick<Open, 'direct' | 'server'>> {
     const { processID } = client as unknown as { processID: number | null }
-    const { rows } = await client.query<{ standby: 't' | 'f'; direct: 't' | 'f' }>({
+    const { rows } = await client.query<{ standby: 't' | 'f'; direct: 't' | 'f'; server: string }>({
       text: GREETING,
       values: [processID ?? 0, this.#options.session],
       query_timeout: this.timeoutMs,
@@ -149,7 +159,7 @@ export class SingleConnection implements PostgresPool {
     if (rows[0]?.standby !== 'f') {
       throw Object.assign(new Error('The server is a standby: it cannot take heartbeats'), { code: '25006' })
     }
-    return rows[0].direct === 't'
+    return { direct: rows[0].direct === 't', server: rows[0].server }
   }
 
   async #query(open: Open, text: string, values: readonly unknown[] = []): Promise<unknown> {
@@ -191,7 +201,7 @@ async function farewell({ client, socket }: Open, deadlineMs: number): Promise<v
 const AS_WRITTEN = { getTypeParser: () => String }
 
 const GREETING = `
-  select pg_is_in_recovery() as standby, direct,
+  select pg_is_in_recovery() as standby, direct, extract(epoch from pg_postmaster_start_time()) as server,
     case when direct then array[
       set_config('default_transaction_isolation', 'read committed', false),
       set_config('default_transaction_read_only', 'off', false),
