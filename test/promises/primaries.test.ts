@@ -92,7 +92,7 @@ test('promises 7 and 8: a standby is refused, and leases end on time while there
   await sweptForTtl(after, name, TTL_MS)
   expect(await storyOf(after, schema, name)).toEqual(members.map(() => 'joined registered'))
   for (const { snapshot } of all) expect(snapshot?.members).toEqual(members)
-})
+}, 60_000)
 
 test('promise 7: where new connections lead to the new primary and old ones stay on the old, a process goes over with all of them', async () => {
   const { primary, standby } = await openPair(origin)
@@ -119,7 +119,7 @@ test('promise 7: where new connections lead to the new primary and old ones stay
   expect(table.members.map(({ data }) => data).toSorted()).toEqual(['moved 0', 'moved 1', 'moved 2'])
   expect(table.members.map(({ token }) => token)).toEqual(members.map(({ token }) => token))
   for (const { snapshot } of clusters) expect(snapshot?.members).toEqual(table.members)
-})
+}, 60_000)
 
 test('promises 3, 7 and 8: while the old primary lives on for some, both sides go on without the other; who comes over then follows, reports it, and gets a higher token', async () => {
   const { primary, standby } = await openPair(origin)
@@ -171,4 +171,4 @@ test('promises 3, 7 and 8: while the old primary lives on for some, both sides g
   expect(reportsOf(reader)).toBe(1)
   for (const { worker } of moved) expect(reportsOf(worker)).toBe(0)
   await expectWholeLog(after, schema, name)
-})
+}, 60_000)
