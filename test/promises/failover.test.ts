@@ -8,7 +8,7 @@ import {
   startMember,
   startOrigin,
   startReader,
-  sweptForTtl,
+  sweptFor,
   type LivingMember,
 } from '../support/failover.js'
 import { openAdmin, openProxy } from '../support/opened.js'
@@ -29,13 +29,14 @@ interface Crew {
   readonly workers: readonly Worker[]
 }
 
-/** Five members and a reader, a process each, all of which see all. */
-async function openCrew(connection: string, admin: AdminClient): Promise<Crew> {
+/** Five members and a reader, a process each, all of which see all; two of them over another connection. */
+async function openCrew(admin: AdminClient, connection: string, another = connection): Promise<Crew> {
   const name = uniqueName()
   const options = { connection, name, ttlMs: TTL_MS, heartbeatMs: HEARTBEAT_MS }
   const [reader, ...members] = await Promise.all([
     startReader(options),
-    ...DATA.map((data) => startMember(options, data)),
+    ...DATA.slice(0, 3).map((data) => startMember(options, data)),
+    ...DATA.slice(3).map((data) => startMember({ ...options, connection: another }, data)),
   ])
   const workers = [reader, ...members.map(({ worker }) => worker)]
   await expectConverged(admin, name, workers)
@@ -70,7 +71,7 @@ test('promise 7: a failover that is quicker than the ttl ends no lease, and no p
   const { primary, standby } = await openPair(origin)
   const proxy = await openProxy(primary.url)
   const before = await openAdmin(primary.url)
-  const { name, members, workers } = await openCrew(proxy.throughIt, before)
+  const { name, members, workers } = await openCrew(before, proxy.throughIt)
   const table = await tableOf(before, schema, name)
   const timeline = await timelineOf(before)
 
@@ -85,7 +86,7 @@ test('promise 7: a failover that is quicker than the ttl ends no lease, and no p
 
   const after = await openAdmin(standby.url)
   expect(await timelineOf(after)).not.toBe(timeline)
-  await sweptForTtl(after, name, TTL_MS)
+  await sweptFor(after, name, 1.2 * TTL_MS)
   await expectConverged(after, name, workers)
   expect(await tableOf(after, schema, name)).toEqual(table)
   expect(await storyOf(after, schema, name)).toEqual(DATA.map(() => 'joined registered'))
@@ -101,13 +102,14 @@ test('promise 7: a failover that is quicker than the ttl ends no lease, and no p
 
 test('promises 6 and 7: after a failover that took longer than the ttl the living are as they were, and who died in it is removed', async () => {
   const { primary, standby } = await openPair(origin)
-  const proxy = await openProxy(primary.url)
+  const [early, late] = [await openProxy(primary.url), await openProxy(primary.url)]
   const before = await openAdmin(primary.url)
-  const { name, members, reader } = await openCrew(proxy.throughIt, before)
+  const { name, members, reader } = await openCrew(before, early.throughIt, late.throughIt)
   const table = await tableOf(before, schema, name)
   await standby.caughtUp()
 
   const [dead, ...living] = members
+  await late.cut()
   await primary.stop('kill')
   await dead?.worker.kill()
   const stoppedMs = performance.now()
@@ -118,12 +120,16 @@ test('promises 6 and 7: after a failover that took longer than the ttl the livin
   await standby.promote()
   const after = await openAdmin(standby.url)
   const backAt = await timeAt(after, 'clock_timestamp()')
-  proxy.switchTo(standby.port)
+  early.switchTo(standby.port)
+  // Those who are back sweep for half a ttl before the others are.
+  await sweptFor(after, name, TTL_MS / 2)
+  late.switchTo(standby.port)
+  await late.restore()
 
   await until(async () => !(await tableOf(after, schema, name)).members.some(({ id }) => id === dead?.id), {
     message: 'the dead is gone',
   })
-  await sweptForTtl(after, name, TTL_MS)
+  await sweptFor(after, name, 1.2 * TTL_MS)
   await expectConverged(after, name, [reader, ...living.map(({ worker }) => worker)])
   const left = (await eventsOf(after, schema, name)).filter(({ kind }) => kind === 'left')
   expect(left).toMatchObject([{ member: dead?.id, reason: 'expired' }])
@@ -197,7 +203,7 @@ test('promises 2, 3, 8 and 13: after a failover that lost commits all follow the
     return data.includes('changed') && !data.includes('leaver')
   }
   await until(madeUpFor, { message: 'what was lost is made up for' })
-  await sweptForTtl(after, name, 2 * TTL_MS)
+  await sweptFor(after, name, 2.2 * TTL_MS)
   await expectConverged(after, name, workers)
   const { members } = await tableOf(after, schema, name)
   const tokens = new Map(members.map(({ id, token }) => [id, token]))

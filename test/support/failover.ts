@@ -71,16 +71,16 @@ export async function expectConverged(
   await until(shown, { message: 'every process shows the table' })
 }
 
-/** Sweeping has gone on for longer than the ttl since it resumed: whoever was to expire has expired. */
-export async function sweptForTtl(admin: AdminClient, name: string, ttlMs: number): Promise<void> {
+/** Sweeping has gone on for so long since it resumed. */
+export async function sweptFor(admin: AdminClient, name: string, ms: number): Promise<void> {
   const swept = async (): Promise<boolean> => {
     const { rowCount } = await admin.query(
       `select from ${schema}.sweeps where cluster = $1 and swept_at > resumed_at + $2 * interval '1 ms'`,
-      [name, 1.2 * ttlMs],
+      [name, ms],
     )
     return rowCount === 1
   }
-  await until(swept, { withinMs: 20_000, message: 'a ttl of sweeping' })
+  await until(swept, { withinMs: 20_000, message: `${ms} ms of sweeping` })
 }
 
 /** How often a process was told that the database had lost commits; and nothing must have hurt its host. */
