@@ -18,6 +18,7 @@ const memberships = []
 /** @type {Promise<void> | undefined} */
 let activity
 let active = false
+const TrueDate = Date
 
 /** @param {Telling} telling */
 function tell(telling) {
@@ -125,6 +126,15 @@ async function lead({ url, schema, table }) {
   await client.end()
 }
 
+/** Tells the end of every lease that its memberships lost, not of those that they gave up. */
+function noteLosses() {
+  diagnostics.subscribe('pg-membership:lease', (message) => {
+    const { id, error } = /** @type {{ id: string, error?: { code?: string, reason?: string } }} */ (message)
+    if (error?.code !== 'LOST' || !memberships.some((own) => own.id === id)) return
+    tell({ kind: 'lost', reason: String(error.reason) })
+  })
+}
+
 /** Tells, in the first turn after this process was not running for a while, whether it trusts its lease. */
 function noteStalls() {
   const INTERVAL_MS = 5
@@ -150,6 +160,7 @@ const commands = {
       const { error } = /** @type {{ error: Error }} */ (message)
       tell({ kind: 'error', message: error.message })
     })
+    noteLosses()
     noteStalls()
     return undefined
   },
@@ -161,14 +172,7 @@ const commands = {
   async join(options) {
     const joining = opened().createMembership(options)
     memberships.push(joining)
-    const { token, signal } = await joining.register()
-    const note = () => {
-      /** @type {unknown} */
-      const error = signal.reason
-      tell({ kind: 'lost', reason: String(/** @type {{ reason?: string }} */ (error).reason) })
-    }
-    if (signal.aborted) note()
-    else signal.addEventListener('abort', note)
+    const { token } = await joining.register()
     return { id: joining.id, token }
   },
   async setData({ n, data }) {
@@ -180,6 +184,10 @@ const commands = {
   },
   async nextLease(n) {
     return (await membership(n).whenRegistered()).token
+  },
+  async setData(data) {
+    await membership(0).setData(data)
+    return undefined
   },
   async snapshot() {
     const { revision = -1, members = [] } = opened().snapshot ?? {}
@@ -213,6 +221,17 @@ const commands = {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
     // Still the same turn: no timer and no socket has been served.
     return memberships.map(({ lease }) => lease !== undefined)
+  },
+  async shiftDate(ms) {
+    const shifted = () => TrueDate.now() + ms
+    globalThis.Date = new Proxy(TrueDate, {
+      construct: (_, values) =>
+        values.length === 0
+          ? new TrueDate(shifted())
+          : /** @type {Date} */ (Reflect.construct(TrueDate, values)),
+      get: (_, key) => (key === 'now' ? shifted : /** @type {unknown} */ (Reflect.get(TrueDate, key))),
+    })
+    return undefined
   },
   async close() {
     await cluster?.close()

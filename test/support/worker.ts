@@ -22,6 +22,8 @@ export interface Commands {
   /** The token of its nth membership's lease. */
   lease: Command<number, number | undefined>
   nextLease: Command<number, number>
+  /** Of its first membership. */
+  setData: Command<string, undefined>
   snapshot: Command<undefined, { readonly revision: number; readonly members: readonly Member[] }>
   mode: Command<undefined, Status['mode']>
   churn: Command<{ readonly seed: number; readonly lanes: number }, undefined>
@@ -30,6 +32,8 @@ export interface Commands {
   rest: Command<undefined, undefined>
   /** Blocks the event loop; whether each membership trusts its lease right afterwards. */
   block: Command<number, readonly boolean[]>
+  /** From now on its Date is off by this. */
+  shiftDate: Command<number, undefined>
   close: Command<undefined, undefined>
   /** Ends when nothing keeps it alive. */
   letGo: Command<undefined, undefined>
