@@ -235,6 +235,8 @@ declare
   swept sweeps;
   shortest_ttl constant interval := (select min(m.ttl) from members m where m.cluster = cluster_name);
 begin
+  -- What a heartbeat needs: where a lock on a whole table keeps heartbeats out, nobody watches either.
+  lock table clusters, members, events, held_heartbeats in row exclusive mode;
   select * into swept from sweeps s where s.cluster = cluster_name for update skip locked;
   moment := clock_timestamp();
   if found then

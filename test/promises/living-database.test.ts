@@ -59,6 +59,24 @@ test('promise 7: a lock that keeps all heartbeats from the table, held for longe
   await watch.expectUnharmed(looking, { unreachableMs: Infinity, changes: OWN_CHANGES })
 })
 
+test.each(['clusters', 'events', 'held_heartbeats', 'members', 'sweeps'])(
+  'promise 7: while a lock on the whole table of %s may hold up heartbeats, nobody can sweep',
+  async (table) => {
+    const [looking, somebody] = [await admin(), await admin()]
+    const watch = await watchOver(fleet, looking)
+    await somebody.query('begin')
+    await somebody.query(`lock table ${schema}.${table} in access exclusive mode`)
+    const sweep = looking.query(`select ${schema}.sweep($1)`, [fleet.name])
+    const outcome = await sweep.then(
+      () => 'swept',
+      (error: unknown) => (error as { code: string }).code,
+    )
+    expect(outcome).toBe('55P03') // lock_not_available
+    await somebody.query('commit')
+    await watch.expectUnharmed(looking)
+  },
+)
+
 test.each(['repeatable read', 'serializable'])(
   'promise 7: a database whose transactions are %s by default ends no lease, and all works',
   async (isolation) => {
