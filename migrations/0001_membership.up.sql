@@ -96,11 +96,14 @@ create unlogged table :"schema".sweeps (
   resumed_at        timestamptz not null,
   turn              timestamptz not null,
   pace              interval    not null,
-  server_started_at timestamptz not null
+  server_started_at timestamptz not null,
+  outage_at         timestamptz
 );
 comment on column :"schema".sweeps.resumed_at is
   'Since when sweeping has gone on without a break. Silence before it is held against nobody.';
 comment on column :"schema".sweeps.turn is 'The last turn handed out to a sweeper.';
+comment on column :"schema".sweeps.outage_at is
+  'When most sessions were last found missing at once. Who was not heard of since is left to its ttl.';
 
 -- Heartbeats that came while somebody held the member's row locked. They count as much as others.
 create unlogged table :"schema".held_heartbeats (
@@ -235,8 +238,8 @@ declare
   swept sweeps;
   shortest_ttl constant interval := (select min(m.ttl) from members m where m.cluster = cluster_name);
 begin
-  -- What a heartbeat needs: where a lock on a whole table keeps heartbeats out, nobody watches either.
-  lock table clusters, members, events, held_heartbeats in row exclusive mode;
+  -- As a heartbeat does: where somebody's lock on a whole table keeps heartbeats out, nobody watches either.
+  lock table clusters, events in access share mode;
   select * into swept from sweeps s where s.cluster = cluster_name for update skip locked;
   moment := clock_timestamp();
   if found then
@@ -250,7 +253,9 @@ begin
       -- Those who had the turns did not come: the turns are void.
       turn = case when moment > s.swept_at + 2 * s.pace then moment else s.turn end,
       pace = least(interval '500 ms', shortest_ttl / 10),
-      server_started_at = pg_postmaster_start_time()
+      server_started_at = pg_postmaster_start_time(),
+      -- The clock may have gone back.
+      outage_at = case when s.outage_at > moment then moment else s.outage_at end
     where s.cluster = cluster_name
     returning * into swept;
   elsif not exists (select from sweeps s where s.cluster = cluster_name) then
@@ -294,14 +299,14 @@ $$;
 -- connections that carried its session's name is there. Losing all of them is no proof: a member is
 -- suspected first, and a connection or a heartbeat within its grace ends the suspicion. Silence since
 -- before sweeping resumed is no evidence, and where most are missing at once it is the network or the
--- server that failed. Then, and where this backend cannot see even itself, only the ttl counts.
+-- server that failed: nor is silence since before that, as not all find back at the same moment. Then, and
+-- where this backend cannot see even itself, only the ttl counts.
 --
 -- Tells the sessions that are missing, and when those newly suspected are due.
-create function :"schema".suspect(cluster_name text, resumed_at timestamptz, out missing text[], out follow_up interval)
+create function :"schema".suspect(cluster_name text, since timestamptz, out missing text[], out follow_up interval)
 language plpgsql
 set search_path = :"schema", pg_temp
 as $$
-#variable_conflict use_variable
 declare
   -- Before the look, so that a heartbeat after it counts.
   moment constant timestamptz := clock_timestamp();
@@ -319,6 +324,7 @@ begin
   missing := array(select s from unnest(sessions) s where sighted and s <> all (coalesce(present, '{}')));
   if cardinality(missing) >= 3 and cardinality(missing) * 2 > cardinality(sessions) then
     missing := '{}';
+    update sweeps s set outage_at = moment where s.cluster = cluster_name;
   end if;
 
   update members m set suspected_at = null
@@ -332,7 +338,7 @@ begin
     where m.id in (
       select s.id from members s
       where s.cluster = cluster_name and s.suspected_at is null and s.session = any (missing)
-        and s.crash_grace is not null and s.heartbeat_at > resumed_at and s.heartbeat_at < moment
+        and s.crash_grace is not null and s.heartbeat_at > since and s.heartbeat_at < moment
       order by s.id for no key update skip locked
     )
     returning m.crash_grace
@@ -664,6 +670,7 @@ as $$
 declare
   swept constant sweeps := watch(cluster_name);
   moment constant timestamptz := swept.swept_at;
+  heard_since constant timestamptz := greatest(swept.resumed_at, swept.outage_at);
   missing text[];
   follow_up interval;
   gone record;
@@ -680,7 +687,7 @@ begin
   where h.cluster = cluster_name and (h.at > clock_timestamp() or not exists (
     select from members m where m.id = h.member and m.token = h.token and m.heartbeat_at < h.at
   ));
-  select s.missing, s.follow_up into missing, follow_up from suspect(cluster_name, swept.resumed_at) s;
+  select s.missing, s.follow_up into missing, follow_up from suspect(cluster_name, heard_since) s;
 
   for gone in
     select case when found.crashed then 'crashed' else 'expired' end as why,
@@ -689,7 +696,7 @@ begin
       select m.id, m.token, evidence.crashed
       from members m cross join lateral (
         select coalesce(m.session = any (missing) and m.suspected_at + m.crash_grace <= moment
-          and m.heartbeat_at < m.suspected_at and m.heartbeat_at > swept.resumed_at, false) as crashed
+          and m.heartbeat_at < m.suspected_at and m.heartbeat_at > heard_since, false) as crashed
       ) evidence
       where m.cluster = cluster_name
         and (evidence.crashed or greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment)

@@ -1,7 +1,7 @@
 import { afterAll, expect, test } from 'vitest'
-import { databaseUrl, freshSchema } from '../support/database.js'
+import { databaseUrl, freshSchema, type AdminClient } from '../support/database.js'
 import { storyOf, tableOf } from '../support/event-log.js'
-import { elapsed, startFleet, TTL_MS, watchOver } from '../support/fleet.js'
+import { elapsed, startFleet, sweptAfter, TTL_MS, watchOver } from '../support/fleet.js'
 import { openAdmin } from '../support/opened.js'
 import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -73,6 +73,29 @@ test('promise 7: when the network of all fails for longer than the ttl, nobody l
   const leases = await Promise.all(fleet.workers.map((worker) => worker.ask('lease', 0)))
   expect(leases).toEqual(leases.map(() => undefined))
   await Promise.all([freeze.heals(one), cut.heals(left), freezeAnswers.heals(right)])
+  await watch.expectUnharmed(admin, { unreachableMs: Infinity })
+})
+
+/** Of how many members the process has a connection, in one look. */
+async function present(admin: AdminClient): Promise<number> {
+  const { rowCount } = await admin.query(
+    `select from ${schema}.members where cluster = $1 and session in (select application_name from pg_stat_activity)`,
+    [fleet.name],
+  )
+  return rowCount ?? 0
+}
+
+test('promise 7: a network that comes back in parts, after it had cut off most members, costs nobody its registration', async () => {
+  const admin = await openAdmin()
+  const watch = await watchOver(fleet, admin)
+  await Promise.all([left.cut(), right.cut()])
+  await until(async () => (await present(admin)) === 1, { message: 'most are cut off' })
+  await sweptAfter(fleet, admin, 0)
+  await left.restore()
+  await until(async () => (await present(admin)) === 3, { message: 'some are back' })
+  // Fewer than half are missing now, for longer than their grace.
+  await sweptAfter(fleet, admin, 1_000)
+  await right.restore()
   await watch.expectUnharmed(admin, { unreachableMs: Infinity })
 })
 
