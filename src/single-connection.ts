@@ -49,9 +49,8 @@ export class SingleConnection implements PostgresPool {
     this.timeoutMs = options.timeoutMs
   }
 
-  /** What the client was told its backend is, when it connected. */
-  async backendPid(): Promise<number> {
-    if (this.#open === undefined) await this.isDirect()
+  /** What the client was told its backend is, when it connected; 0 before. */
+  get backendPid(): number {
     return (this.#open?.client as { processID?: number } | undefined)?.processID ?? 0
   }
 

@@ -128,13 +128,16 @@ export class Statements implements Store {
   }
 
   async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
-    const pid = await this.#connections.heartbeats.backendPid()
-    const { rows } = await sql<HeadRow & { locked: string | null; missing: string | null }>`
+    const { heartbeats, session } = this.#connections
+    // In the turn in which it connects: the first statement on a new connection is a heartbeat.
+    const { rows } = await this.#heartbeats.connection().execute((db) =>
+      sql<HeadRow & { locked: string | null; missing: string | null }>`
       select h.revision, h.stamp, h.sweep_overdue, to_json(h.locked) as locked, json_object(h.missing::text[], h.reasons) as missing
       from ${this.#name('heartbeat')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)},
-        ${this.#connections.session}, ${pid}
-      ) h`.execute(this.#heartbeats)
+        ${session}, ${heartbeats.backendPid}
+      ) h`.execute(db),
+    )
     const row = one(rows)
     return {
       ...sightingOf(row),
@@ -149,16 +152,18 @@ export class Statements implements Store {
     wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
   ): Promise<ReadonlyMap<string, number | undefined>> {
     const { ttlMs, crashGraceMs } = this.#timing
-    const pid = await this.#connections.writes.backendPid()
-    const { rows } = await sql<{ id: string; token: string | null }>`
+    const { writes, session } = this.#connections
+    const { rows } = await this.#writes.connection().execute((db) =>
+      sql<{ id: string; token: string | null }>`
       select * from ${this.#name('register')}(
         ${this.#cluster}, ${ids(wanted)}, ${contents(wanted)}, ${array(
           wanted.map(({ floor }) => floor),
           'bigint',
         )},
         ${ttlMs} * interval '1 ms', ${crashGraceMs === false ? null : crashGraceMs}::float8 * interval '1 ms',
-        ${this.#connections.session}, ${pid}
-      )`.execute(this.#writes)
+        ${session}, ${writes.backendPid}
+      )`.execute(db),
+    )
     return new Map(rows.map(({ id, token }) => [id, token === null ? undefined : Number(token)]))
   }
 

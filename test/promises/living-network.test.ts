@@ -119,3 +119,22 @@ test('promise 8: who alone was cut off for longer than its grace learns that it 
   expect(after[4]?.token).toBeGreaterThan(members.at(-1)?.token ?? 0)
   await (await watchOver(fleet, admin)).expectUnharmed(admin)
 })
+
+test('promise 7: after all connections were lost, the first statement on the next is a heartbeat', async () => {
+  const admin = await openAdmin()
+  const watch = await watchOver(fleet, admin)
+  let sentUntilHeartbeat: string | undefined
+  void one.cutOnce({
+    direction: 'toServer',
+    afterBytes: 0,
+    when: ({ sent }) => {
+      const isNew = sent.includes('pg_is_in_recovery()')
+      if (isNew && sent.includes('"heartbeat"')) sentUntilHeartbeat ??= sent
+      return false
+    },
+  })
+  one.reset()
+  const sent = await until(() => sentUntilHeartbeat, { message: 'a heartbeat' })
+  expect(sent.includes('"clusters"'), 'a refresh came first').toBe(false)
+  await watch.expectUnharmed(admin)
+})
