@@ -37,6 +37,7 @@ export class MembershipState {
   #doomed = false
   /** This process's snapshot is known not to show it. */
   #outShown = true
+  #news = 0
 
   get wanted(): boolean {
     return this.#wanted
@@ -45,6 +46,11 @@ export class MembershipState {
   /** Counts the values that the data has had. */
   get version(): number {
     return this.#version
+  }
+
+  /** Counts what was heard about the row: a refresh that began before the last of it does not show it. */
+  get news(): number {
+    return this.#news
   }
 
   /** The last token known. */
@@ -108,30 +114,37 @@ export class MembershipState {
   }
 
   registerFailed(outcome: 'nothing happened' | 'unanswered'): void {
+    this.#news += 1
     this.#uncertain ||= outcome === 'unanswered'
     this.#attempt = this.#uncertain ? 'unanswered' : 'none'
   }
 
   /** Carrying this version of the data. */
   registered(token: number, version: number): void {
+    this.#news += 1
     this.#row = { token, version, shown: false, leaving: this.#doomed || !this.#wanted }
     this.#floor = Math.max(this.#floor, token)
     this.#answered()
   }
 
   dataSet(token: number, version: number): void {
-    if (this.#row?.token === token) this.#row.version = version
+    if (this.#row?.token !== token) return
+    this.#news += 1
+    this.#row.version = version
   }
 
   /** We removed it. */
   deregistered(token: number): void {
-    if (this.#row?.token === token) this.#row = undefined
+    if (this.#row?.token !== token) return
+    this.#news += 1
+    this.#row = undefined
   }
 
   /** Others did. False where that is no news, or was to happen anyway. */
   lost(token: number): boolean {
     if (this.#row?.token !== token) return false
     const { leaving } = this.#row
+    this.#news += 1
     this.#row = undefined
     return !leaving
   }

@@ -154,8 +154,9 @@ export class Registrations implements Host {
     if (this.#closed) {
       if (this.#unfinished.size === 0) this.#drained.resolve(undefined)
     } else {
+      const known = batch.map((membership) => ({ membership, news: membership.state.news }))
       void reader.refreshed().then(
-        () => this.#shown(batch),
+        () => this.#shown(known),
         () => undefined,
       )
     }
@@ -171,10 +172,12 @@ export class Registrations implements Host {
       await take(part)
   }
 
-  #shown(batch: readonly OwnMembership[]): void {
+  /** A refresh has ended that began when this much was known; what is newer is for the next one to show. */
+  #shown(known: readonly { readonly membership: OwnMembership; readonly news: number }[]): void {
     const { snapshot } = this.#options.reader
     if (snapshot === undefined) return
-    for (const membership of batch) {
+    for (const { membership, news } of known) {
+      if (membership.state.news !== news) continue
       membership.shown(snapshot)
       // Thousands may come and go in the life of a process.
       if (membership.isAtRest) this.#memberships.delete(membership.id)
