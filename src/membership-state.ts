@@ -68,9 +68,9 @@ export class MembershipState {
     return this.#row?.leaving === true ? undefined : this.#row?.token
   }
 
-  /** This process's snapshot shows the registration, or did. */
+  /** This process's snapshot shows the registration that is to stay, or did. */
   get isShown(): boolean {
-    return this.#row?.shown === true
+    return this.#row?.shown === true && !this.#row.leaving
   }
 
   /** The version that this process's snapshot shows, or did. */

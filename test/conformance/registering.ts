@@ -302,6 +302,26 @@ export function registering(check: Declare): void {
     expect(dataOf(await fresh(world.open()))).toEqual(['last'])
   })
 
+  check(
+    'contract: a register aborted while a deregister is under way leaves nothing registered',
+    async (world) => {
+      const cluster = world.open()
+      const membership = await join(cluster)
+      await world.disconnect(cluster)
+      const left = membership.deregister()
+      const controller = new AbortController()
+      const registered = membership.register({ signal: controller.signal })
+      controller.abort('enough')
+      await expectAborted(registered, 'enough')
+      await world.reconnect(cluster)
+      await bounded(left, 'the deregistration')
+      // Whatever the aborted attempt had left to do is done before this, or right after it.
+      await join(cluster, { data: 'last' })
+      await shows(cluster, ['last'])
+      expect(dataOf(await fresh(world.open()))).toEqual(['last'])
+    },
+  )
+
   check('contract: the abort of one register does not end the wait of another', async (world) => {
     const cluster = world.open()
     await world.disconnect(cluster)
