@@ -31,6 +31,8 @@ export interface Host {
 
 /** How long an aborted register waits for its attempt under way, to undo it. */
 const UNDO_MS = 1_000
+/** A statement whose answer was lost has come to its end by then: what it waits for, it waits for briefly. */
+const LATE_MS = 10_000
 
 export class OwnMembership implements Membership {
   readonly id = newId()
@@ -43,6 +45,7 @@ export class OwnMembership implements Membership {
   readonly state = new MembershipState()
   #data: string
   #lease: TimedLease | undefined
+  #lateUntilMs = -Infinity
 
   constructor(host: Host, { data = '', onLost }: MembershipOptions) {
     this.#host = host
@@ -119,15 +122,23 @@ export class OwnMembership implements Membership {
 
   // ------------------------------------------------- for registrations.ts and heartbeats.ts
 
-  /** Nothing to do, and nobody waits. */
+  /** Nothing to do, nobody waits, and nothing is about to turn up. */
   get isAtRest(): boolean {
-    return this.state.isOut && !this.state.wanted && this.#trusting.size + this.#leaving.size === 0
+    const { isOut, wanted } = this.state
+    const waits = this.#trusting.size + this.#leaving.size
+    return isOut && !wanted && waits === 0 && monotonicMs() >= this.#lateUntilMs
   }
 
   /** Carrying `version` of the data, by an attempt begun at `startedMs`. */
   registered(token: number, version: number, startedMs: number): void {
     this.state.registered(token, version)
     this.renewed(token, startedMs)
+  }
+
+  /** Nobody knows whether it is registered, nor whether it will be in a moment. */
+  unanswered(): void {
+    this.#lateUntilMs = monotonicMs() + LATE_MS
+    this.state.registerFailed('unanswered')
   }
 
   /** Somebody else has this id, in another cluster. */

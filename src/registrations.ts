@@ -108,6 +108,7 @@ export class Registrations implements Host {
   reconcile(snapshot: Snapshot): void {
     for (const membership of this.#memberships.values()) {
       if (membership.reconcile(snapshot)) this.#heartbeats.beatNow()
+      this.#forgetAtRest(membership)
     }
   }
 
@@ -179,9 +180,15 @@ export class Registrations implements Host {
     for (const { membership, news } of known) {
       if (membership.state.news !== news) continue
       membership.shown(snapshot)
-      // Thousands may come and go in the life of a process.
-      if (membership.isAtRest) this.#memberships.delete(membership.id)
+      // What a lost answer has left behind may turn up only here.
+      if (membership.state.nextStep() !== undefined && !this.#unfinished.has(membership)) this.wake(membership)
+      this.#forgetAtRest(membership)
     }
+  }
+
+  /** Thousands may come and go in the life of a process. */
+  #forgetAtRest(membership: OwnMembership): void {
+    if (membership.isAtRest) this.#memberships.delete(membership.id)
   }
 
   async #leave(batch: readonly OwnMembership[]): Promise<void> {
@@ -208,8 +215,10 @@ export class Registrations implements Host {
       }
       this.#heartbeats.expect(startedMs)
     } catch (error) {
-      const outcome = wasRefused(error) ? 'nothing happened' : 'unanswered'
-      for (const membership of batch) membership.state.registerFailed(outcome)
+      for (const membership of batch) {
+        if (wasRefused(error)) membership.state.registerFailed('nothing happened')
+        else membership.unanswered()
+      }
       throw error
     }
   }
