@@ -106,10 +106,7 @@ export class Registrations implements Host {
   }
 
   reconcile(snapshot: Snapshot): void {
-    for (const membership of this.#memberships.values()) {
-      if (membership.reconcile(snapshot)) this.#heartbeats.beatNow()
-      this.#forgetAtRest(membership)
-    }
+    for (const membership of this.#memberships.values()) this.#reconcile(membership, snapshot)
   }
 
   /** The connection was lost, or is back: the first statement on the next one is a heartbeat. */
@@ -182,12 +179,13 @@ export class Registrations implements Host {
       membership.shown(snapshot)
       // What a lost answer has left behind may turn up only here.
       if (membership.state.nextStep() !== undefined && !this.#unfinished.has(membership)) this.wake(membership)
-      this.#forgetAtRest(membership)
+      this.#reconcile(membership, snapshot)
     }
   }
 
-  /** Thousands may come and go in the life of a process. */
-  #forgetAtRest(membership: OwnMembership): void {
+  #reconcile(membership: OwnMembership, snapshot: Snapshot): void {
+    if (membership.reconcile(snapshot)) this.#heartbeats.beatNow()
+    // Thousands may come and go in the life of a process.
     if (membership.isAtRest) this.#memberships.delete(membership.id)
   }
 
