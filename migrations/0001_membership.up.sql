@@ -4,6 +4,9 @@
 -- A colon and a name in double quotes is psql's way to quote a variable. It is not substituted between
 -- $$ and $$, therefore every function pins its search_path and uses its own tables unqualified.
 --
+-- Rows to update are named by an array, not by a subquery: the planner may join one of those by a nested
+-- loop, where it has gathered its statistics while the table was empty, and a thousand members are a million.
+--
 -- Lock order, everywhere: rows of members by id, then the row of clusters. What deadlocks all the
 -- same (a multi-row UPDATE typed by hand can) is retried by the library.
 
@@ -269,11 +272,11 @@ begin
   -- A heartbeat from the future (the clock went back, or that of another primary was ahead) would keep a
   -- dead member for ever, and pass for one since sweeping resumed.
   update members m set heartbeat_at = swept.swept_at
-  where m.id in (
+  where m.id = any (array(
     select f.id from members f
     where f.cluster = swept.cluster and f.heartbeat_at > clock_timestamp()
     order by f.id for no key update skip locked
-  );
+  ));
   return swept;
 end
 $$;
@@ -328,19 +331,19 @@ begin
   end if;
 
   update members m set suspected_at = null
-  where m.id in (
+  where m.id = any (array(
     select s.id from members s
     where s.cluster = cluster_name and s.suspected_at is not null and s.session <> all (missing)
     order by s.id for no key update skip locked
-  );
+  ));
   with suspects as (
     update members m set suspected_at = moment
-    where m.id in (
+    where m.id = any (array(
       select s.id from members s
       where s.cluster = cluster_name and s.suspected_at is null and s.session = any (missing)
         and s.crash_grace is not null and s.heartbeat_at > since and s.heartbeat_at < moment
       order by s.id for no key update skip locked
-    )
+    ))
     returning m.crash_grace
   )
   -- A timer may be early by a millisecond.
@@ -557,7 +560,7 @@ begin
     order by m.id for no key update of m skip locked
   ), renewed as (
     update members m set heartbeat_at = moment, suspected_at = null, session = claimed
-    from mine where m.id = mine.id
+    where m.id = any (array(select mine.id from mine))
     returning m.id
   )
   select coalesce(array_agg(r.id), '{}') into renewed_ids from renewed r;
