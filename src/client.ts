@@ -9,6 +9,8 @@ export interface ClientPlan {
   readonly connection: Connection
   readonly session: string
   readonly connectTimeoutMs: number
+  /** Aborts when nobody needs it any more. */
+  readonly signal?: AbortSignal
 }
 
 /** What pg needs, with a hold on the socket: a frozen peer is answered by destroying it. */
@@ -21,10 +23,13 @@ export interface ClientConfig {
 const KEEP_ALIVE_MS = 10_000
 
 export async function clientConfig(plan: ClientPlan): Promise<ClientConfig> {
-  const { connection, connectTimeoutMs } = plan
+  const { connection, connectTimeoutMs, signal } = plan
   const found =
     typeof connection === 'function'
-      ? checkedConfig('connection', await within(connectTimeoutMs, connection(), 'finding the connection'))
+      ? checkedConfig(
+          'connection',
+          await within(connectTimeoutMs, connection(), 'finding the connection', signal),
+        )
       : checkedConfig('connection', connection)
   if (typeof found.host === 'string' && !canBeHost(found.host)) {
     throw new ConnectionError(

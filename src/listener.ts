@@ -62,7 +62,7 @@ export class Listener {
   #provenMs = -Infinity
   #doubted = false
   #awaited: { readonly nonce: string; readonly resolve: () => void } | undefined
-  #closed = false
+  readonly #closing = new AbortController()
 
   constructor(options: ListenerOptions) {
     this.#options = options
@@ -85,7 +85,7 @@ export class Listener {
   }
 
   async close(deadlineMs: number): Promise<void> {
-    this.#closed = true
+    this.#closing.abort()
     const stopped = this.#loop.stop()
     this.#opening?.destroy()
     await this.#dropEar(deadlineMs)
@@ -104,7 +104,8 @@ export class Listener {
 
   async #open(): Promise<Ear> {
     const { connection, session } = this.#options
-    const socket = await clientConfig({ connection, session, connectTimeoutMs: TIMEOUT_MS })
+    const { signal } = this.#closing
+    const socket = await clientConfig({ connection, session, connectTimeoutMs: TIMEOUT_MS, signal })
     if (this.#isClosed()) throw new Error('The listener is closed')
     this.#opening = socket
     const subscriber = pgListen.default(
@@ -117,7 +118,7 @@ export class Listener {
     subscriber.events.on('notification', ({ channel, payload }) => this.#hear(channel, String(payload)))
     this.#provenMs = -Infinity
     try {
-      await within(TIMEOUT_MS, subscriber.connect(), 'connecting the listener')
+      await within(TIMEOUT_MS, subscriber.connect(), 'connecting the listener', signal)
       if (this.#isClosed()) throw new Error('The listener is closed')
       return ear
     } catch (error) {
@@ -130,7 +131,7 @@ export class Listener {
 
   // Behind `await`, another call may have closed it.
   #isClosed(): boolean {
-    return this.#closed
+    return this.#closing.signal.aborted
   }
 
   // One query at a time: pg warns about more on the console.
@@ -147,7 +148,12 @@ export class Listener {
     }
     for (const channel of channels) {
       if (wanted.has(channel)) continue
-      await within(TIMEOUT_MS, Promise.resolve(subscriber.unlisten(channel)), 'UNLISTEN')
+      await within(
+        TIMEOUT_MS,
+        Promise.resolve(subscriber.unlisten(channel)),
+        'UNLISTEN',
+        this.#closing.signal,
+      )
       channels.delete(channel)
     }
   }
@@ -157,7 +163,7 @@ export class Listener {
   }
 
   async #listen({ subscriber, channels }: Ear, channel: string): Promise<void> {
-    await within(TIMEOUT_MS, Promise.resolve(subscriber.listenTo(channel)), 'LISTEN')
+    await within(TIMEOUT_MS, Promise.resolve(subscriber.listenTo(channel)), 'LISTEN', this.#closing.signal)
     channels.add(channel)
   }
 
@@ -170,7 +176,9 @@ export class Listener {
     const nonce = randomUUID()
     const heard = new Promise<void>((resolve) => (this.#awaited = { nonce, resolve }))
     await this.#options.notify(this.#probe, nonce)
-    await within(TIMEOUT_MS, heard, 'hearing a notification').finally(() => (this.#awaited = undefined))
+    await within(TIMEOUT_MS, heard, 'hearing a notification', this.#closing.signal).finally(
+      () => (this.#awaited = undefined),
+    )
     if (this.#ear !== ear && this.#ear !== undefined) throw new Error('The listener was replaced')
     this.#provenMs = monotonicMs()
     this.#doubted = false
@@ -203,7 +211,7 @@ export class Listener {
     const permanent = permanentError(error)
     void this.#dropEar(0)
     this.#setHearing(false)
-    if (!this.#closed) {
+    if (!this.#isClosed()) {
       for (const { onError } of this.#subscriptions.keys()) onError(permanent ?? error)
     }
     return permanent === undefined ? undefined : PERMANENT_MS

@@ -178,7 +178,8 @@ export class Registrations implements Host {
       if (membership.state.news !== news) continue
       membership.shown(snapshot)
       // What a lost answer has left behind may turn up only here.
-      if (membership.state.nextStep() !== undefined && !this.#unfinished.has(membership)) this.wake(membership)
+      if (membership.state.nextStep() !== undefined && !this.#unfinished.has(membership))
+        this.wake(membership)
       this.#reconcile(membership, snapshot)
     }
   }

@@ -42,6 +42,7 @@ export class SingleConnection implements PostgresPool {
   #opening: ClientConfig | undefined
   #turn: Promise<void> = Promise.resolve()
   #idleTimer: NodeJS.Timeout | undefined
+  readonly #abandoned = new AbortController()
   #closed = false
 
   constructor(options: SingleConnectionOptions) {
@@ -113,20 +114,22 @@ export class SingleConnection implements PostgresPool {
     this.#closed = true
     clearTimeout(this.#idleTimer)
     await within(deadlineMs, this.#turn, 'closing').catch(() => undefined)
+    this.#abandoned.abort()
     this.#opening?.destroy()
     if (this.#open !== undefined) await farewell(this.#open, endMs - monotonicMs())
   }
 
   async #connect(): Promise<Open> {
     if (this.#closed) throw new ClosedError('The connections are closed')
-    const socket = await clientConfig({ ...this.#options, connectTimeoutMs: this.timeoutMs })
+    const { signal } = this.#abandoned
+    const socket = await clientConfig({ ...this.#options, connectTimeoutMs: this.timeoutMs, signal })
     if (this.#isClosed()) throw new ClosedError('The connections are closed')
     this.#opening = socket
     try {
       const client = new pg.Client({ ...socket.config, types: AS_WRITTEN })
       // Until it is in use, and after it has failed, an error must still find a listener.
       client.on('error', () => undefined)
-      await within(this.timeoutMs, client.connect(), 'connecting')
+      await within(this.timeoutMs, client.connect(), 'connecting', signal)
       const open = { client, socket, ...(await this.#greet(client)) }
       const onEnd = (): void => this.#discard(open)
       client.on('error', onEnd)

@@ -24,21 +24,29 @@ export function abortedError(signal: AbortSignal, lastError?: Error): AbortedErr
 }
 
 /**
- * Bounds a wait; what comes too late is dropped. After a stall of this process a timer runs before the
- * answer is read that has long been there: it gets a turn to be heard. A deadline may have passed already,
- * and Node would print a warning about a negative time.
+ * Bounds a wait, by time and perhaps by a signal; what comes too late is dropped. After a stall of this
+ * process a timer runs before the answer is read that has long been there: it gets a turn to be heard. A
+ * deadline may have passed already, and Node would print a warning about a negative time.
  */
-export async function within<T>(ms: number, promise: Promise<T>, what: string): Promise<T> {
+export async function within<T>(
+  ms: number,
+  promise: Promise<T>,
+  what: string,
+  signal?: AbortSignal,
+): Promise<T> {
   let timer: NodeJS.Timeout | undefined
+  let release = (): void => undefined
   const late = new Promise<never>((_, reject) => {
     const error = new Error(`${what} took longer than ${String(Math.round(ms))} ms`)
     timer = setTimeout(() => setImmediate(() => setImmediate(() => reject(error))), Math.max(0, ms))
+    release = onAbort(signal, () => reject(new Error(`${what} was given up`)))
   })
   promise.catch(() => undefined)
   try {
     return await Promise.race([promise, late])
   } finally {
     clearTimeout(timer)
+    release()
   }
 }
 

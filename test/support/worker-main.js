@@ -3,6 +3,7 @@
  * it starts at once. `worker.ts` is the parent's side, and has the types of what goes back and forth.
  */
 import diagnostics from 'node:diagnostics_channel'
+import dns from 'node:dns'
 import pg from 'pg'
 import { PostgresCluster } from 'pg-membership'
 import { digestOf } from './digest.js'
@@ -150,7 +151,10 @@ function noteStalls() {
 
 /** @type {{ [K in keyof Commands]: (parameters: Commands[K]['parameters']) => Promise<Commands[K]['result']> }} */
 const commands = {
-  async open({ throwingLogger = false, ...options }) {
+  async open({ throwingLogger = false, hanging, ...rest }) {
+    if (hanging === 'names') Object.assign(dns, { lookup: () => undefined })
+    const options =
+      hanging === 'connection' ? { ...rest, connection: () => new Promise(() => undefined) } : rest
     const fail = () => {
       throw new Error('a logger that throws')
     }
@@ -177,6 +181,12 @@ const commands = {
   },
   async setData({ n, data }) {
     await membership(n).setData(data)
+    return undefined
+  },
+  async crowd({ sessions, memberships: each, ...options }) {
+    const clusters = Array.from({ length: sessions }, () => new PostgresCluster(options))
+    const joining = clusters.flatMap((own) => Array.from({ length: each }, () => own.createMembership()))
+    await Promise.all(joining.map((one) => one.register()))
     return undefined
   },
   async lease(n) {

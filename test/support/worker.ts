@@ -12,13 +12,25 @@ interface Command<P, R> {
 }
 
 export interface Commands {
-  /** Opens its cluster; options that survive JSON, and perhaps a logger that throws whatever it is told. */
-  open: Command<PostgresClusterOptions & { readonly throwingLogger?: boolean }, undefined>
+  /** Opens its cluster; options that survive JSON, and perhaps what never answers, or a logger that throws. */
+  open: Command<
+    PostgresClusterOptions & {
+      readonly throwingLogger?: boolean
+      /** The function that finds the connection, or the resolver of names. */
+      readonly hanging?: 'connection' | 'names'
+    },
+    undefined
+  >
   /** Tells every snapshot from now on. */
   follow: Command<undefined, undefined>
   join: Command<MembershipOptions, { readonly id: string; readonly token: number }>
   /** Of its nth membership; resolves when its own snapshot shows it. */
   setData: Command<{ readonly n: number; readonly data: string }, undefined>
+  /** Joins from many sessions, as that many processes would, with that many memberships each. */
+  crowd: Command<
+    PostgresClusterOptions & { readonly sessions: number; readonly memberships: number },
+    undefined
+  >
   /** The token of its nth membership's lease. */
   lease: Command<number, number | undefined>
   nextLease: Command<number, number>
@@ -79,7 +91,7 @@ export async function expectCleanExit(worker: Worker): Promise<void> {
   letGo.catch(() => undefined)
   let exited = false
   const exit = worker.exit().finally(() => (exited = true))
-  await until(() => exited, { withinMs: 5_000, message: 'the process ends by itself' })
+  await until(() => exited, { withinMs: 2_000, message: 'the process ends by itself' })
   expect(await exit).toBe(0)
   expect(worker.toldOf('uncaught')).toEqual([])
   expect(worker.toldOf('trouble')).toEqual([])
