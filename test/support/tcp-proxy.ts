@@ -114,6 +114,13 @@ export class TcpProxy implements AsyncDisposable {
     })
   }
 
+  /** Collects what passes in a direction, from where a cut would begin to count. */
+  record(watched: Omit<Cut, 'afterBytes'>): readonly Buffer[] {
+    const passed: Buffer[] = []
+    this.#cuts.add(new ArmedCut({ ...watched, afterBytes: Infinity }, () => undefined, passed))
+    return passed
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.cut()
   }
@@ -151,10 +158,12 @@ class ArmedCut {
   readonly #done: () => void
   readonly #sent = new WeakMap<ProxiedConnection, string>()
   readonly #passed = new WeakMap<ProxiedConnection, number>()
+  readonly #record: Buffer[] | undefined
 
-  constructor(cut: Cut, done: () => void) {
+  constructor(cut: Cut, done: () => void, record?: Buffer[]) {
     this.#cut = cut
     this.#done = done
+    this.#record = record
   }
 
   inspect(connection: ProxiedConnection, startup: string, direction: Direction, chunk: Buffer): number {
@@ -171,6 +180,7 @@ class ArmedCut {
       return allowed
     }
     this.#passed.set(connection, passed + chunk.length)
+    this.#record?.push(chunk)
     return chunk.length
   }
 }

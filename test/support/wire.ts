@@ -1,0 +1,72 @@
+/** Where messages of PostgreSQL's protocol begin and end, so that tests can break a conversation anywhere. */
+import type { Direction } from './proxied-connection.js'
+import type { TcpProxy } from './tcp-proxy.js'
+import { until } from './until.js'
+
+/** A place to cut: after so many bytes of what follows a statement. */
+export interface Place {
+  readonly direction: Direction
+  readonly afterBytes: number
+  /** For a failing test's reader: 'toClient 5: in the middle of message 2 (T)'. */
+  readonly where: string
+}
+
+/** What ends a statement on its way to the server (Sync), and its answer (ReadyForQuery). */
+const LAST = { toServer: 'S', toClient: 'Z' } as const
+
+/**
+ * Before the first message, in the middle of each and after each, up to the end of a statement or, with
+ * `answers`, of so many answers. The very end of an answer is left out: there nothing is lost.
+ */
+export function placesIn(direction: Direction, bytes: Buffer, answers = 1): Place[] {
+  const places: Place[] = [{ direction, afterBytes: 0, where: `${direction} 0: before everything` }]
+  let [begin, left] = [0, answers]
+  for (let n = 1; left > 0; n++) {
+    if (begin + 5 > bytes.length) throw new Error(`${direction}: no end after ${bytes.length} bytes`)
+    const type = String.fromCharCode(bytes[begin] ?? 0)
+    const end = begin + 1 + bytes.readInt32BE(begin + 1)
+    const add = (afterBytes: number, what: string): void => {
+      places.push({
+        direction,
+        afterBytes,
+        where: `${direction} ${afterBytes}: ${what} message ${n} (${type})`,
+      })
+    }
+    add(Math.floor((begin + end) / 2), 'in the middle of')
+    if (type === LAST[direction]) left -= 1
+    if (left > 0 || direction === 'toServer') add(end, 'after')
+    begin = end
+  }
+  return places
+}
+
+/** Every place of a statement that contains `text`, and of its answer, as `act` makes the client send it. */
+export async function placesOf(proxy: TcpProxy, text: string, act: () => Promise<unknown>): Promise<Place[]> {
+  const when = ({ sent }: { readonly sent: string }): boolean => sent.includes(text)
+  const statement = proxy.record({ direction: 'toServer', when })
+  const answer = proxy.record({ direction: 'toClient', when })
+  await act()
+  const whole = placesIn('toServer', Buffer.concat(statement)).slice(0, -1)
+  return [...whole, ...placesIn('toClient', Buffer.concat(answer))]
+}
+
+/** Acts while the connection that sends `text` breaks at this place, as often as `times`. */
+export async function broken<T>(
+  proxy: TcpProxy,
+  text: string,
+  { direction, afterBytes, where }: Place,
+  act: () => Promise<T>,
+  times = 1,
+): Promise<T> {
+  let cuts = 0
+  const cutting = async (): Promise<void> => {
+    for (; cuts < times; cuts++) {
+      await proxy.cutOnce({ direction, afterBytes, when: ({ sent }) => sent.includes(text) })
+    }
+  }
+  const cut = cutting()
+  const result = await act()
+  await until(() => cuts === times, { message: () => `${times} cuts ${where}, and there were ${cuts}` })
+  await cut
+  return result
+}
