@@ -24,7 +24,10 @@ async function held(statement: string, meanwhile: readonly Promise<unknown>[] = 
   const somebody = await admin()
   await somebody.query('begin')
   await somebody.query(statement)
-  const waiting = [...meanwhile, ...fleet.workers.map((worker) => worker.ask('setData', statement))]
+  const waiting = [
+    ...meanwhile,
+    ...fleet.workers.map((worker) => worker.ask('setData', { n: 0, data: statement })),
+  ]
   await elapsed(performance.now(), 1.3 * TTL_MS)
   // A sweep comes before the next heartbeats do.
   await somebody.query(`commit; select ${schema}.sweep('${fleet.name}')`)
@@ -95,7 +98,7 @@ test.each(['repeatable read', 'serializable'])(
     const membership = await joined(guest)
     await Promise.all([
       membership.setData('guest'),
-      ...fleet.workers.map((worker) => worker.ask('setData', isolation)),
+      ...fleet.workers.map((worker) => worker.ask('setData', { n: 0, data: isolation })),
     ])
     await application.query('begin')
     await membership.fence(application)

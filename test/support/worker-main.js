@@ -195,10 +195,6 @@ const commands = {
   async nextLease(n) {
     return (await membership(n).whenRegistered()).token
   },
-  async setData(data) {
-    await membership(0).setData(data)
-    return undefined
-  },
   async snapshot() {
     const { revision = -1, members = [] } = opened().snapshot ?? {}
     return { revision, members: [...members] }

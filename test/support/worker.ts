@@ -34,8 +34,6 @@ export interface Commands {
   /** The token of its nth membership's lease. */
   lease: Command<number, number | undefined>
   nextLease: Command<number, number>
-  /** Of its first membership. */
-  setData: Command<string, undefined>
   snapshot: Command<undefined, { readonly revision: number; readonly members: readonly Member[] }>
   mode: Command<undefined, Status['mode']>
   churn: Command<{ readonly seed: number; readonly lanes: number }, undefined>
