@@ -54,8 +54,11 @@ async function ask({ worker, proxy }: Scene, connections = 1): Promise<void> {
   await until(() => proxy.connections >= connections, { message: 'something is under way' })
 }
 
+/** There is no trouble to end. */
+const nothing = (): Promise<void> => Promise.resolve()
+
 /** What the process is up to when it closes; returns how the trouble ends, after the process has. */
-const situations: Record<string, (its: Scene) => Promise<void | (() => Promise<unknown>)>> = {
+const situations: Record<string, (its: Scene) => Promise<() => Promise<unknown>>> = {
   'the server is down': async (its) => {
     await its.open()
     await its.worker.ask('join', {})
@@ -72,6 +75,7 @@ const situations: Record<string, (its: Scene) => Promise<void | (() => Promise<u
   'nobody listens at the address': async (its) => {
     await its.open({ connection: `postgres://postgres@127.0.0.1:${await freePort()}/postgres` })
     its.worker.ask('join', {}).catch(() => undefined)
+    return nothing
   },
   'answers do not get through': async (its) => {
     await its.open()
@@ -96,6 +100,7 @@ const situations: Record<string, (its: Scene) => Promise<void | (() => Promise<u
     await its.worker.ask('join', {})
     its.proxy.delay(50)
     its.proxy.reset()
+    return nothing
   },
   'it registers, and waits for a lock': async (its) => {
     await its.open()
@@ -122,11 +127,13 @@ const situations: Record<string, (its: Scene) => Promise<void | (() => Promise<u
     await its.open({ hanging: 'connection' })
     its.worker.ask('join', {}).catch(() => undefined)
     its.worker.ask('follow').catch(() => undefined)
+    return nothing
   },
   'the resolver of names hangs': async (its) => {
     await its.open({ hanging: 'names', connection: 'postgres://postgres@database.internal/postgres' })
     its.worker.ask('join', {}).catch(() => undefined)
     its.worker.ask('follow').catch(() => undefined)
+    return nothing
   },
 }
 
@@ -139,7 +146,7 @@ test.each(Object.entries(situations))(
     await its.worker.ask('close')
     expect(performance.now() - startedMs).toBeLessThan(CLOSE_TIMEOUT_MS + SLACK_MS)
     await expectCleanExit(its.worker)
-    await end?.()
+    await end()
     await its.locking.query('rollback').catch(() => undefined)
     await noBackend()
     await until(() => its.proxy.connections === 0, { message: 'no connection is left behind' })
