@@ -1,7 +1,7 @@
 /** Promise 1, where the answers of reads are slow and those of writes are not. */
 import type { Membership, PostgresCluster } from 'pg-membership'
 import { afterAll, expect, test } from 'vitest'
-import { adminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
+import { adminClient, freshSchema, uniqueName } from '../support/database.js'
 import { eventsOf } from '../support/event-log.js'
 import { joined, openCluster, openProxy } from '../support/opened.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'
