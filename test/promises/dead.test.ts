@@ -56,9 +56,9 @@ const cases: Record<string, Case> = {
     gone: EXPIRED,
   },
   '49 processes of 50 at once': { ...KILLED, sessions: 49, gone: EXPIRED_AFTER_A_BREAK },
-  'all of 20 processes at once, before the eyes of a reader': {
+  'all of 50 processes at once, before the eyes of a reader': {
     ...KILLED,
-    sessions: 20,
+    sessions: 50,
     witnesses: 0,
     gone: EXPIRED_AFTER_A_BREAK,
   },

@@ -216,17 +216,17 @@ test('promise 8: a registration that was given up while its statement was lost o
 
 test('promise 8: who deregisters after the snapshot has shown what a lost answer left behind is out, and stays out', async () => {
   const [admin, writing, name] = [await openAdmin(), await openProxy(), uniqueName()]
-  let connection = databaseUrl()
+  // Reads come first, and go straight there; what comes next is for writes.
+  const ways = [databaseUrl()]
   const cluster = openCluster({
     schema,
     name,
-    connection: () => Promise.resolve(connection),
+    connection: () => Promise.resolve(ways.shift() ?? writing.throughIt),
     listenConnection: databaseUrl(),
     // Nothing but the call itself brings it about.
     ttlMs: 600_000,
   })
   await cluster.getMembers()
-  connection = writing.throughIt
   await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
   const membership = cluster.createMembership({ data: 'left behind' })
   const when = ({ sent }: { readonly sent: string }): boolean => sent.includes('"register"(')
