@@ -70,10 +70,12 @@ test('router: all processes name the same owner of a key; the keys of one that s
 
   await stop(second)
   const orphans = [...answers.keys()].filter((key) => answers[key]?.[0]?.includes(other))
-  for (const key of orphans) {
-    const answer = await (await get(`${survivor}/key-${String(key)}`)).text()
-    expect(answer).toBe(`key-${String(key)} is served by ${survivor}\n`)
-  }
+  const served = async (key: number): Promise<boolean> =>
+    (await (await get(`${survivor}/key-${String(key)}`)).text()) ===
+    `key-${String(key)} is served by ${survivor}\n`
+  await until(async () => (await Promise.all(orphans.map(served))).every(Boolean), {
+    message: 'the survivor has the keys of the other',
+  })
   await stop(first)
 })
 
