@@ -119,10 +119,11 @@ export class MembershipState {
     this.#attempt = this.#uncertain ? 'unanswered' : 'none'
   }
 
-  /** Carrying this version of the data. */
+  /** Carrying this version of the data, unless an earlier attempt has left the row. */
   registered(token: number, version: number): void {
     this.#news += 1
-    this.#row = { token, version, shown: false, leaving: this.#doomed || !this.#wanted }
+    const carried = this.#uncertain ? UNKNOWN : version
+    this.#row = { token, version: carried, shown: false, leaving: this.#doomed || !this.#wanted }
     this.#floor = Math.max(this.#floor, token)
     this.#answered()
   }

@@ -57,6 +57,19 @@ test('contract: what was given up while it was being registered goes, also when 
   expect(state.nextStep()).toBeUndefined()
 })
 
+test('promise 1: a row that a retry has found may carry what the first attempt had sent', () => {
+  const state = new MembershipState()
+  state.want()
+  state.registerSent()
+  state.registerFailed('unanswered')
+  state.dataChanged()
+  state.registerSent()
+  state.registered(5, state.version)
+  expect(state.nextStep()).toBe('set data')
+  state.dataSet(5, state.version)
+  expect(state.nextStep()).toBeUndefined()
+})
+
 test('promise 7: data set for one registration says nothing about another', () => {
   const state = registered(5)
   state.dataChanged()
