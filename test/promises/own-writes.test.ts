@@ -92,3 +92,19 @@ test('promise 1: what registers while its leaving is being read shows when regis
   await overtake(slow, () => slow.membership.register())
   expect(slow.cluster.snapshot?.members).toMatchObject([{ token: slow.membership.lease?.token }])
 })
+
+test('promise 1: data that is set while the answer to register is lost shows when setData resolves', async () => {
+  const slow = await openSlow()
+  const { cluster, writes } = slow
+  const membership = cluster.createMembership({ data: 'older' })
+  writes.freeze({ direction: 'toClient' })
+  const registered = membership.register()
+  await committed(slow, 2)
+  await cluster.getMembers({ fresh: true })
+  const saved = membership.setData('newer')
+  writes.reset()
+  writes.thaw()
+  await saved
+  expect(cluster.snapshot?.get(membership.id)?.data).toBe('newer')
+  await registered
+})

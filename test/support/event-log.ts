@@ -28,11 +28,16 @@ interface EventRow {
   data: Buffer | null
 }
 
-export async function eventsOf(admin: AdminClient, schema: string, cluster: string): Promise<LoggedEvent[]> {
+export async function eventsOf(
+  admin: AdminClient,
+  schema: string,
+  cluster: string,
+  afterRevision = 0,
+): Promise<LoggedEvent[]> {
   const { rows } = await admin.query<EventRow>(
     `select *, (extract(epoch from at) * 1000000)::bigint::text as at
-     from ${schema}.events where cluster = $1 order by revision`,
-    [cluster],
+     from ${schema}.events where cluster = $1 and revision > $2 order by revision`,
+    [cluster, afterRevision],
   )
   return rows.map(({ revision, at, token, registered_at, data, ...row }) => ({
     ...row,
@@ -80,20 +85,26 @@ export function replay(
   each: (revision: number, members: readonly Member[]) => void = () => undefined,
 ): Member[] {
   const members = new Map<string, Member>()
-  for (const { revision, kind, member, token, registeredAt, data } of events) {
-    const present = members.get(member)
-    const is = JSON.stringify(present)
-    if (kind === 'joined') {
-      if (present) throw new Error(`revision ${revision}: ${member} joined as ${token}, and is ${is}`)
-      members.set(member, { id: member, data: data ?? '', token, registeredAt })
-    } else {
-      if (present?.token !== token) throw new Error(`revision ${revision}: ${kind} as ${token}, and is ${is}`)
-      if (kind === 'left') members.delete(member)
-      else members.set(member, { ...present, data: data ?? '' })
-    }
-    each(revision, [...members.values()])
+  for (const event of events) {
+    apply(event, members)
+    each(event.revision, [...members.values()])
   }
   return [...members.values()]
+}
+
+/** What one event makes of the members, by id, oldest registration first. */
+export function apply(event: LoggedEvent, members: Map<string, Member>): void {
+  const { revision, kind, member, token, registeredAt, data } = event
+  const present = members.get(member)
+  const is = JSON.stringify(present)
+  if (kind === 'joined') {
+    if (present) throw new Error(`revision ${revision}: ${member} joined as ${token}, and is ${is}`)
+    members.set(member, { id: member, data: data ?? '', token, registeredAt })
+  } else {
+    if (present?.token !== token) throw new Error(`revision ${revision}: ${kind} as ${token}, and is ${is}`)
+    if (kind === 'left') members.delete(member)
+    else members.set(member, { ...present, data: data ?? '' })
+  }
 }
 
 /** Every revision once; time, tokens and stamps in order; and from it follows the table, exactly. */

@@ -7,9 +7,10 @@ import dns from 'node:dns'
 import pg from 'pg'
 import { PostgresCluster } from 'pg-membership'
 import { digestOf } from './digest.js'
+import { serve, tell as say } from './worker-host.js'
 
 /** @typedef {import('./worker.js').Commands} Commands */
-/** @typedef {import('./worker.js').Telling} Telling */
+/** @typedef {import('./worker.js').Told} Told */
 /** @typedef {import('pg-membership').Membership} Membership */
 
 /** @type {PostgresCluster | undefined} */
@@ -21,9 +22,9 @@ let activity
 let active = false
 const TrueDate = Date
 
-/** @param {Telling} telling */
+/** @param {Told} telling */
 function tell(telling) {
-  if (process.connected) process.send?.(telling)
+  say(telling)
 }
 
 function opened() {
@@ -251,19 +252,4 @@ const commands = {
   },
 }
 
-process.on('message', (message) => {
-  const { id, command, parameters } = /** @type {import('./worker.js').Request} */ (message)
-  const run = /** @type {(parameters: unknown) => Promise<unknown>} */ (commands[command])
-  run(parameters).then(
-    (result) => tell({ kind: 'answer', id, result }),
-    (/** @type {unknown} */ error) => tell({ kind: 'answer', id, error: String(error) }),
-  )
-})
-// Nobody is left to say what to do.
-process.on('disconnect', () => process.exit())
-process.on('uncaughtException', (error) => tell({ kind: 'uncaught', message: String(error.stack) }))
-process.on('unhandledRejection', (reason) =>
-  tell({ kind: 'uncaught', message: `unhandled: ${String(reason)}` }),
-)
-process.on('warning', (warning) => tell({ kind: 'uncaught', message: String(warning.stack) }))
-tell({ kind: 'ready' })
+serve(commands)

@@ -6,7 +6,7 @@ import type { Member, MembershipOptions, PostgresClusterOptions, Status } from '
 import { expect, onTestFinished } from 'vitest'
 import { until } from './until.js'
 
-interface Command<P, R> {
+export interface Command<P, R> {
   readonly parameters: P
   readonly result: R
 }
@@ -62,14 +62,18 @@ export type Told =
   | { readonly kind: 'trouble'; readonly message: string }
   | { readonly kind: 'uncaught'; readonly message: string }
 
-export type Telling =
-  | Told
-  | { readonly kind: 'ready' }
-  | { readonly kind: 'answer'; readonly id: number; readonly result?: unknown; readonly error?: string }
+interface Answer {
+  readonly kind: 'answer'
+  readonly id: number
+  readonly result?: unknown
+  readonly error?: string
+}
+
+type Telling<T> = T | Answer | { readonly kind: 'ready' }
 
 export interface Request {
   readonly id: number
-  readonly command: keyof Commands
+  readonly command: string
   readonly parameters: unknown
 }
 
@@ -96,24 +100,28 @@ export async function expectCleanExit(worker: Worker): Promise<void> {
   expect(worker.output).toBe('')
 }
 
-export class Worker {
-  readonly told: Told[] = []
+/** C: what it can be asked; T: what it tells unasked. */
+export class Worker<
+  C extends { readonly [K in keyof C]: Command<unknown, unknown> } = Commands,
+  T extends { readonly kind: string } = Told,
+> {
+  readonly told: T[] = []
   readonly ready: Promise<void>
   readonly #process: ChildProcess
   readonly #ended: Promise<unknown>
   readonly #asked = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>()
   #output = ''
 
-  constructor() {
-    this.#process = fork(MAIN, { execArgv: [], stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
+  constructor(main = MAIN) {
+    this.#process = fork(main, { execArgv: [], stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
     this.#ended = once(this.#process, 'close').then(() => {
       for (const { reject } of this.#asked.values()) reject(new Error(`worker ${this.pid} ended`))
     })
     this.ready = new Promise((resolve, reject) => {
-      this.#process.on('message', (telling: Telling) => {
+      this.#process.on('message', (telling: Telling<T>) => {
         if (telling.kind === 'ready') resolve()
-        else if (telling.kind === 'answer') this.#answer(telling)
-        else this.told.push(telling)
+        else if (telling.kind === 'answer') this.#answer(telling as Answer)
+        else this.told.push(telling as T)
       })
       void this.#ended.then(() => reject(new Error(`worker ${this.pid} did not start: ${this.#output}`)))
     })
@@ -136,14 +144,14 @@ export class Worker {
     return this.#output
   }
 
-  toldOf<K extends Told['kind']>(kind: K): Extract<Told, { readonly kind: K }>[] {
-    return this.told.filter((told): told is Extract<Told, { readonly kind: K }> => told.kind === kind)
+  toldOf<K extends T['kind']>(kind: K): Extract<T, { readonly kind: K }>[] {
+    return this.told.filter((told): told is Extract<T, { readonly kind: K }> => told.kind === kind)
   }
 
-  ask<K extends keyof Commands>(
+  ask<K extends keyof C & string>(
     command: K,
-    ...[parameters]: Commands[K]['parameters'] extends undefined ? [] : [Commands[K]['parameters']]
-  ): Promise<Commands[K]['result']> {
+    ...[parameters]: C[K]['parameters'] extends undefined ? [] : [C[K]['parameters']]
+  ): Promise<C[K]['result']> {
     const id = this.#asked.size
     const answer = new Promise((resolve, reject) => {
       this.#asked.set(id, { resolve, reject })
@@ -153,7 +161,7 @@ export class Worker {
     })
     // It may be killed before it answers.
     answer.catch(() => undefined)
-    return answer as Promise<Commands[K]['result']>
+    return answer
   }
 
   signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
@@ -172,7 +180,7 @@ export class Worker {
     return this.#process.exitCode
   }
 
-  #answer({ id, result, error }: Extract<Telling, { readonly kind: 'answer' }>): void {
+  #answer({ id, result, error }: Answer): void {
     const asked = this.#asked.get(id)
     if (error === undefined) asked?.resolve(result)
     else asked?.reject(new Error(error))

@@ -1,0 +1,166 @@
+/** How each fault is carried out, and noted among the troubles. */
+import type { Doing, Fault } from './steps.js'
+import { AWAY } from './troubles.js'
+import type { World } from './world.js'
+
+type Faults = { [K in Fault['do']]: (world: World, step: Doing<Fault, K>) => unknown }
+
+// Nobody is taken for crashed on evidence from before it was back: it severs nobody.
+const SERVER_AWAY = { what: AWAY, place: 'everywhere', severs: false } as const
+/** Events younger than this may be on their way into the log. */
+const TRIMMED_AGE = '10 seconds'
+
+const FAULTS: Faults = {
+  kill: (world, { process }) => {
+    const { model, process: worker } = world.of(process)
+    model.end()
+    return worker.kill()
+  },
+  stop: (world, { process }) => {
+    const { model, process: worker } = world.of(process)
+    world.troubles.begin({ what: 'stopped', place: model.place, severs: false })
+    worker.signal('SIGSTOP')
+  },
+  continue: (world, { process }) => {
+    const { model, process: worker } = world.of(process)
+    worker.signal('SIGCONT')
+    world.troubles.end({ what: 'stopped', place: model.place })
+  },
+  block: (world, { process, forMs }) => {
+    const { place } = world.of(process).model
+    world.troubles.begin({ what: 'blocked', place, severs: false })
+    world.ask(process, 'block', { forMs }, () => world.troubles.end({ what: 'blocked', place }))
+  },
+  // Whoever waits in vain hangs up in the end: a frozen network may sever, too.
+  freeze: (world, { places, direction }) => {
+    for (const place of places) {
+      world.troubles.begin({ what: 'frozen', place, severs: true })
+      world.proxies[place]?.freeze({ direction })
+    }
+  },
+  thaw: (world, { places }) => {
+    for (const place of places) {
+      world.proxies[place]?.thaw()
+      world.troubles.end({ what: 'frozen', place })
+    }
+  },
+  cut: (world, { places }) => {
+    for (const place of places) world.troubles.begin({ what: 'cut off', place, severs: true })
+    return Promise.all(world.in(places).map((proxy) => proxy.cut()))
+  },
+  restore: async (world, { places }) => {
+    await Promise.all(world.in(places).map((proxy) => proxy.restore()))
+    for (const place of places) world.troubles.end({ what: 'cut off', place })
+  },
+  reset: (world, { places }) => {
+    for (const place of places) {
+      sever(world, place, 'reset')
+      world.proxies[place]?.reset()
+    }
+  },
+  slow: (world, { places, delayMs }) => {
+    for (const place of places) {
+      const slow = { what: 'slow', place, severs: true }
+      if (delayMs > 0) world.troubles.begin(slow)
+      world.proxies[place]?.delay(delayMs)
+      if (delayMs === 0) world.troubles.end(slow)
+    }
+  },
+  'lose answer': (world, { place, of }) => {
+    const when = ({ sent }: { readonly sent: string }): boolean => sent.includes(`"${of}"(`)
+    const lost = world.proxies[place]?.cutOnce({ direction: 'toClient', afterBytes: 0, when })
+    void lost?.then(() => {
+      sever(world, place, `an answer to ${of} was lost`)
+      world.history.note(`an answer to ${of} is lost in place ${place}`)
+    })
+  },
+  terminate: async (world, { places }) => {
+    const names = places.flatMap((place) => {
+      const inhabitant = world.living.find(({ model }) => model.place === place)
+      if (inhabitant === undefined) return []
+      sever(world, place, 'terminated')
+      return [`pg-membership % ${inhabitant.process.pid} %`]
+    })
+    await attempt(
+      world,
+      `select pg_terminate_backend(pid) from pg_stat_activity where application_name like any ($1)`,
+      [names],
+    )
+  },
+  // One backend that is killed takes the whole server with it, which restarts by itself.
+  'crash server': async (world) => {
+    const admin = await world.admin()
+    const { rows } = await admin.query<{ pid: number }>('select pg_backend_pid() as pid')
+    world.troubles.begin(SERVER_AWAY)
+    process.kill(rows[0]?.pid ?? NaN, 'SIGKILL')
+    await world.started()
+    world.troubles.end(SERVER_AWAY)
+  },
+  'stop server': async (world, { mode }) => {
+    world.troubles.begin(SERVER_AWAY)
+    await world.server.stop(mode)
+  },
+  'start server': async (world) => {
+    if (world.server.pid === undefined) await world.server.start()
+    world.troubles.end(SERVER_AWAY)
+  },
+  'lock member': (world, step) => {
+    const { id } = world.membership(step)
+    if (id === undefined) return
+    lock(world, 'select from pgmembership.members where id = $1 for update', id, step.forMs)
+  },
+  'lock cluster': (world, { cluster, forMs }) =>
+    lock(world, 'select from pgmembership.clusters where name = $1 for update', cluster, forMs),
+  remove: (world, step) => {
+    const { id } = world.membership(step)
+    if (id === undefined) return
+    world.removed.add(id)
+    return attempt(world, 'delete from pgmembership.members where id = $1', [id])
+  },
+  garbage: (world, { cluster }) =>
+    attempt(
+      world,
+      `select pg_notify(channel, repeat('garbage ', n)) from pgmembership.clusters, generate_series(1, 20) n
+       where name = $1`,
+      [cluster],
+    ),
+  trim: async (world) => {
+    await world.follow()
+    await attempt(world, 'select pgmembership.trim_events($1)', [TRIMMED_AGE])
+  },
+}
+
+export async function inflict(world: World, step: Fault): Promise<void> {
+  const fault = FAULTS[step.do] as (world: World, step: Fault) => unknown
+  await fault(world, step)
+}
+
+function sever(world: World, place: number, what: string): void {
+  const nowMs = Date.now()
+  world.troubles.add({ what, place, severs: true, fromMs: nowMs, untilMs: nowMs })
+}
+
+/** The server may go away at any time, and others may hold what this needs. */
+async function attempt(world: World, text: string, values: unknown[]): Promise<void> {
+  try {
+    const admin = await world.admin()
+    await admin.query(`set lock_timeout = '1s'`)
+    await admin.query(text, values)
+  } catch (error) {
+    world.history.note(`in vain: ${String(error)}`)
+  }
+}
+
+/** By a transaction of its own, which is not waited for. */
+function lock(world: World, text: string, what: string, forMs: number): void {
+  const held = (async () => {
+    await using client = await world.connect()
+    await client.query('begin')
+    await client.query(`set local lock_timeout = '1s'`)
+    await client.query(text, [what])
+    await client.query('select pg_sleep($1)', [forMs / 1_000])
+  })()
+    .catch((error: unknown) => world.history.note(`in vain: ${String(error)}`))
+    .finally(() => world.locks.delete(held))
+  world.locks.add(held)
+}

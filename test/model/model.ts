@@ -1,0 +1,142 @@
+/**
+ * What is wanted, by whom, and until when: it follows from the schedule, and from the answers to calls
+ * whose outcome is open by nature. What must be true of it is in checks.ts.
+ */
+import { Broken } from './broken.js'
+import type { Log } from './log.js'
+import type { Outcome, ProcessTold } from './process.js'
+import type { Call, Role } from './steps.js'
+
+type Ended = Extract<ProcessTold, { readonly kind: 'ended' }>
+
+export class MembershipModel {
+  readonly process: ProcessModel
+  /** Its process's role when it was created. */
+  readonly role: Role
+  readonly n: number
+  readonly onLost: 'register-again' | 'stay-out'
+  /** 'unsure': whether a call was aborted before it had registered, its answer will tell. */
+  wants: 'in' | 'out' | 'unsure' = 'out'
+  data = ''
+  /** Told by its process when it was created. */
+  id: string | undefined
+  /** Since when nobody keeps it: its process died, or has closed its cluster. */
+  endedMs = Infinity
+  /** By token. `calls`: how many had been made before it. */
+  readonly leases = new Map<number, { readonly calls: number; ended?: Ended | undefined }>()
+  lease: number | undefined
+
+  constructor(process: ProcessModel, n: number, onLost: MembershipModel['onLost']) {
+    this.process = process
+    this.role = process.role
+    this.n = n
+    this.onLost = onLost
+  }
+
+  asked(call: Call): void {
+    if (call.do === 'set') this.data = call.data
+    else this.wants = ({ join: 'in', rejoin: 'in', leave: 'out', try: 'unsure' } as const)[call.do]
+  }
+
+  /** Which calls may fail how, and promise 1: who was answered sees what was done. */
+  answered(call: Call, { code, token, seenToken, seenData, overtaken }: Outcome, log: Log): void {
+    const who = `${call.do} of ${this.name}`
+    if (call.do === 'try' && this.wants === 'unsure') this.wants = code === 'ABORTED' ? 'out' : 'in'
+    if (code !== undefined && !this.#mayFail(call, code, overtaken)) throw new Broken(1, `${who}: ${code}`)
+    if (code !== undefined || overtaken) return
+    if (call.do === 'leave' && seenToken !== undefined) {
+      throw new Broken(1, `${who}: its own snapshot still shows it, as ${seenToken}`)
+    }
+    if (call.do === 'leave' || token === undefined || log.stay(token)?.left !== undefined) return
+    if (call.do === 'set') {
+      if (seenToken === token && seenData !== call.data) {
+        throw new Broken(1, `${who}: its own snapshot shows ${JSON.stringify(seenData)}`)
+      }
+    } else if (seenToken !== token) {
+      throw new Broken(1, `${who}: it has a lease with token ${token}, its own snapshot shows ${seenToken}`)
+    }
+  }
+
+  #mayFail({ do: call }: Call, code: string, overtaken: boolean): boolean {
+    if (code === 'CLOSED') return this.endedMs !== Infinity
+    if (code === 'DEREGISTERED') return overtaken && call !== 'leave' && call !== 'set'
+    if (code === 'LOST') return this.onLost === 'stay-out' && call !== 'leave' && call !== 'set'
+    return code === 'ABORTED' && call === 'try'
+  }
+
+  /** Each lease begins once and ends once, and never are there two. */
+  grantedLease({ token, calls }: Extract<ProcessTold, { kind: 'granted' }>): void {
+    if (this.lease !== undefined) {
+      throw new Broken(8, `${this.name} has a lease ${token} while ${this.lease} has not ended`)
+    }
+    this.lease = token
+    for (const [other, lease] of this.leases) {
+      if (this.onLost === 'stay-out' && other !== token && lease.calls === calls) {
+        throw new Broken(8, `${this.name} was to stay out when it lost ${other}, and came back as ${token}`)
+      }
+    }
+    this.leases.set(token, { calls })
+  }
+
+  endedLease(ended: Ended): void {
+    const { token } = ended
+    if (this.lease !== token) throw new Broken(8, `${this.name}: lease ${token} ended, it had ${this.lease}`)
+    this.lease = undefined
+    Object.assign(this.leases.get(token) ?? {}, { ended })
+  }
+
+  /** Whether it had a lease on that registration at that time. */
+  relied(token: number, atMs: number): boolean {
+    const lease = this.leases.get(token)
+    if (lease === undefined || atMs >= this.endedMs) return false
+    return lease.ended === undefined || lease.ended.atMs > atMs
+  }
+
+  get name(): string {
+    return `membership ${this.n} of process ${this.process.number}`
+  }
+}
+
+export class ProcessModel {
+  readonly number: number
+  readonly place: number
+  readonly memberships: MembershipModel[] = []
+  /** Its heartbeats that were answered. */
+  readonly beats: { readonly fromMs: number; readonly untilMs: number }[] = []
+  role: Role
+  endedMs = Infinity
+
+  constructor(number: number, place: number, role: Role) {
+    this.number = number
+    this.place = place
+    this.role = role
+  }
+
+  get lives(): boolean {
+    return this.endedMs === Infinity
+  }
+
+  /** Of its cluster as it is open now. */
+  get open(): readonly MembershipModel[] {
+    return this.memberships.filter(({ endedMs }) => endedMs === Infinity)
+  }
+
+  opened(role: Role): readonly MembershipModel[] {
+    this.close()
+    this.role = role
+    const added = role.memberships.map(
+      (onLost, n) => new MembershipModel(this, this.memberships.length + n, onLost),
+    )
+    this.memberships.push(...added)
+    return added
+  }
+
+  close(atMs = Date.now()): void {
+    for (const membership of this.open) Object.assign(membership, { endedMs: atMs, wants: 'out' })
+  }
+
+  end(atMs = Date.now()): void {
+    this.endedMs = atMs
+    this.close(atMs)
+  }
+}

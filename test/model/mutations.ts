@@ -1,0 +1,152 @@
+/** For each promise that the model test guards, a small way to break it. The test must find each of them. */
+
+export interface Mutation {
+  readonly breaks: string
+  readonly file: string
+  /** Stands there once. */
+  readonly find: string
+  readonly replace: string
+  /** What the model test may say that is broken. */
+  readonly promises: readonly number[]
+}
+
+const SQL = 'migrations/0001_membership.up.sql'
+
+export const MUTATIONS: readonly Mutation[] = [
+  {
+    breaks: 'a refresh tells those whose write it is too old for',
+    file: 'src/registrations.ts',
+    find: 'if (membership.state.news !== news) continue',
+    replace: '',
+    promises: [1],
+  },
+  {
+    breaks: 'data that was set is forgotten',
+    file: 'src/registrations.ts',
+    find: `await this.#each(batch, 'set data', (part) => this.#setData(part))`,
+    replace: `if (Math.random() < 0.9) await this.#each(batch, 'set data', (part) => this.#setData(part))
+    else for (const { state } of batch) if (state.token !== undefined) state.dataSet(state.token, state.version)`,
+    promises: [1],
+  },
+  {
+    breaks: 'a delta is applied in the wrong order',
+    file: 'src/statements.ts',
+    find: 'order by e.revision\n',
+    replace: 'order by e.revision desc\n',
+    promises: [2, 3],
+  },
+  {
+    breaks: 'a reader forgets who left',
+    file: 'src/snapshot.ts',
+    find: `if (kind === 'left') members.splice(at, 1)`,
+    replace: `if (kind === 'left') members.splice(at, member.token % 7 === 0 ? 0 : 1)`,
+    promises: [3],
+  },
+  {
+    breaks: 'the revision has gaps',
+    file: SQL,
+    find: 'revision = c.revision + changes,',
+    replace: 'revision = c.revision + changes + (random() < 0.1)::integer,',
+    promises: [4],
+  },
+  {
+    breaks: 'the silent are never removed',
+    file: SQL,
+    find: 'greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment)',
+    replace: 'false)',
+    promises: [6],
+  },
+  {
+    breaks: 'the dead have to wait for their ttl',
+    file: SQL,
+    find: 'coalesce(m.session = any (missing) and',
+    replace: 'coalesce(false and',
+    promises: [6],
+  },
+  {
+    breaks: 'silence before sweeping resumed counts',
+    file: SQL,
+    find: 'greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment)',
+    replace: 'm.heartbeat_at + m.ttl <= moment)',
+    promises: [7],
+  },
+  {
+    breaks: 'a heartbeat waits for locks',
+    file: SQL,
+    find: 'order by m.id for no key update of m skip locked\n  ), renewed',
+    replace: 'order by m.id for no key update of m\n  ), renewed',
+    promises: [7],
+  },
+  {
+    breaks: 'heartbeats for locked rows count for nothing',
+    file: SQL,
+    find: 'h.token = m.token and h.at + m.ttl > moment',
+    replace: 'h.token = m.token and false',
+    promises: [7, 8],
+  },
+  {
+    breaks: 'there is no grace',
+    file: SQL,
+    find: 'm.suspected_at + m.crash_grace <= moment',
+    replace: 'm.suspected_at <= moment + m.crash_grace',
+    promises: [7],
+  },
+  {
+    breaks: 'a lease outlives the ttl',
+    file: 'src/lease.ts',
+    find: 'return startedMs + ttlMs * 0.95',
+    replace: 'return startedMs + ttlMs * 2',
+    promises: [8],
+  },
+  {
+    breaks: 'who is lost stays out',
+    file: 'src/membership.ts',
+    find: `if (this.#onLost === 'stay-out') this.#stayOut(error)`,
+    replace: 'if (error.code.length > 0) this.#stayOut(error)',
+    promises: [8],
+  },
+  {
+    breaks: 'who is to stay out comes back',
+    file: 'src/membership.ts',
+    find: `if (this.#onLost === 'stay-out') this.#stayOut(error)`,
+    replace: `if (this.#onLost === 'stay-out' && error.code.length === 0) this.#stayOut(error)`,
+    promises: [8],
+  },
+  {
+    breaks: 'an aborted call forgets what it has left',
+    file: 'src/membership.ts',
+    find: `if (options.signal?.aborted === true) await this.#undo()`,
+    replace: 'if (options.signal?.aborted === undefined) await this.#undo()',
+    promises: [8],
+  },
+  {
+    breaks: 'a closed cluster keeps its listener',
+    file: 'src/connections.ts',
+    find: '      this.listener?.close(deadlineMs),\n',
+    replace: '',
+    promises: [11, 12],
+  },
+  {
+    breaks: 'nobody listens for the errors of the listener',
+    file: 'src/listener.ts',
+    find: `subscriber.events.on('error', (error: Error) => this.#broken(ear, error))`,
+    replace: 'void this.#broken',
+    promises: [12],
+  },
+  {
+    breaks: 'a fence does not hold the registration',
+    file: SQL,
+    find: '  for key share;\n',
+    replace: '  ;\n',
+    promises: [13, 16],
+  },
+]
+
+/** The text of its file as it would be. */
+export function mutated({ breaks, file, find, replace }: Mutation, text: string): string {
+  const [before, after, ...more] = text.split(find)
+  if (before === undefined || after === undefined || more.length > 0) {
+    throw new Error(`'${breaks}': in ${file} this does not stand once: ${find}`)
+  }
+  return before + replace + after
+}

@@ -1,0 +1,90 @@
+/** What a process of the model test can be asked, and what it tells. process-main.js runs there. */
+import { fileURLToPath } from 'node:url'
+import type { MembershipOptions, PostgresClusterOptions } from 'pg-membership'
+import { Worker, type Command } from '../support/worker.js'
+
+interface Which {
+  readonly n: number
+}
+
+/** How a call on a membership ended, and what the process's snapshot showed in that very moment. */
+export interface Outcome {
+  /** Of the error that it was rejected with. */
+  readonly code?: string | undefined
+  readonly token?: number | undefined
+  readonly seenToken?: number | undefined
+  readonly seenData?: string | undefined
+  /** Another call was made meanwhile: what is seen may be of its making. */
+  readonly overtaken: boolean
+}
+
+export interface State {
+  readonly mode: string
+  readonly revision: number
+  readonly digest: string
+  readonly watchedDigest: string
+  /** The tokens of the leases of all memberships ever created. */
+  readonly leases: readonly (number | null)[]
+}
+
+export interface ProcessCommands {
+  /** Closes what was open before; the ids of the new memberships. */
+  open: Command<
+    PostgresClusterOptions & { readonly memberships: readonly MembershipOptions[] },
+    { readonly ids: readonly string[] }
+  >
+  join: Command<Which, Outcome>
+  leave: Command<Which, Outcome>
+  rejoin: Command<Which, Outcome>
+  try: Command<Which & { readonly forMs: number }, Outcome>
+  set: Command<Which & { readonly data: string }, Outcome>
+  write: Command<
+    Which & { readonly forMs: number; readonly url: string; readonly onlyFirst: boolean },
+    'committed' | 'refused' | 'not first' | 'failed'
+  >
+  /** The revision that a fresh read shows; undefined: it was closed meanwhile. */
+  read: Command<undefined, number | undefined>
+  block: Command<{ readonly forMs: number }, undefined>
+  state: Command<undefined, State>
+  close: Command<undefined, { readonly tookMs: number }>
+}
+
+export type ProcessTold =
+  | {
+      readonly kind: 'snapshot'
+      readonly cluster: string
+      /** Counts the clusters that it had open. */
+      readonly opened: number
+      readonly revision: number
+      readonly digest: string
+    }
+  | { readonly kind: 'granted'; readonly n: number; readonly token: number; readonly calls: number }
+  | {
+      readonly kind: 'ended'
+      readonly n: number
+      readonly token: number
+      readonly atMs: number
+      readonly code: string
+      readonly reason?: string
+    }
+  /** Which leases were trusted at a moment. */
+  | {
+      readonly kind: 'trusts'
+      readonly cluster: string
+      readonly atMs: number
+      readonly tokens: readonly number[]
+    }
+  /** A heartbeat was answered. */
+  | { readonly kind: 'beat'; readonly fromMs: number; readonly untilMs: number }
+  /** It was not running. */
+  | { readonly kind: 'stalled'; readonly fromMs: number; readonly untilMs: number }
+  | { readonly kind: 'closed'; readonly tookMs: number; readonly fromMs: number }
+  | { readonly kind: 'uncaught'; readonly message: string }
+
+export type Process = Worker<ProcessCommands, ProcessTold>
+
+const MAIN = fileURLToPath(new URL('process-main.js', import.meta.url))
+
+export function forkProcess(): Process {
+  return new Worker<ProcessCommands, ProcessTold>(MAIN)
+}
