@@ -23,7 +23,7 @@ interface Sighting {
 
 const SIZES = [2, 10, 50]
 const SWEEPING_MS = 10_000
-const PATIENCE_MS = 60_000
+const PATIENCE_MS = 180_000
 const MEMBER = fileURLToPath(new URL('crash-member.js', import.meta.url))
 
 class Member {

@@ -14,13 +14,6 @@ const SQL = 'migrations/0001_membership.up.sql'
 
 export const MUTATIONS: readonly Mutation[] = [
   {
-    breaks: 'a refresh tells those whose write it is too old for',
-    file: 'src/registrations.ts',
-    find: 'if (membership.state.news !== news) continue',
-    replace: '',
-    promises: [1],
-  },
-  {
     breaks: 'data that was set is forgotten',
     file: 'src/registrations.ts',
     find: `await this.#each(batch, 'set data', (part) => this.#setData(part))`,
