@@ -32,9 +32,16 @@ const NOT_COPIED = /^(pg_wal\/.+|pg_replslot\/.+|pg_dynshmem\/.+|pg_notify\/.+|p
 
 async function copyOf(primary: PostgresServer, directory: string): Promise<void> {
   await using admin = await adminClient(primary.url)
-  await admin.query(`select pg_backup_start('standby', true)`)
+  const { rows: versions } = await admin.query<{ before15: boolean }>(
+    `select current_setting('server_version_num')::integer < 150000 as before15`,
+  )
+  const [start, stop] =
+    versions[0]?.before15 === true
+      ? [`pg_start_backup('standby', true, false)`, 'pg_stop_backup(false, false)']
+      : [`pg_backup_start('standby', true)`, 'pg_backup_stop(false)']
+  await admin.query(`select ${start}`)
   await copyFiles(primary.dataDirectory, directory)
-  const { rows } = await admin.query<{ labelfile: string }>('select labelfile from pg_backup_stop(false)')
+  const { rows } = await admin.query<{ labelfile: string }>(`select labelfile from ${stop}`)
   const settings = `primary_conninfo = 'host=127.0.0.1 port=${primary.port} user=postgres'\n`
   await writeFile(join(directory, 'backup_label'), rows[0]?.labelfile ?? '')
   await writeFile(join(directory, 'postgresql.auto.conf'), settings)
