@@ -39,7 +39,9 @@ export class Schedule {
 
   #death(): CalmDeath | undefined {
     const how = this.#chance.pick(['kill', 'kill', 'stop', undefined] as const)
-    const process = this.#chance.pick(this.#processes)
+    // A crash shows best where the ttl would take long.
+    const slow = this.#processes.filter(({ role }) => role.ttlMs >= 5_000 && role.memberships.length > 0)
+    const process = this.#chance.pick(how === 'kill' && slow.length > 0 ? slow : this.#processes)
     if (how === undefined || process.role.memberships.length === 0) return undefined
     if (how === 'kill') {
       this.#processes.splice(this.#processes.indexOf(process), 1)
