@@ -25,6 +25,8 @@ export class MembershipModel {
   /** By token. `calls`: how many had been made before it. */
   readonly leases = new Map<number, { readonly calls: number; ended?: Ended | undefined }>()
   lease: number | undefined
+  /** Not judged yet: the log may not tell of what happened a moment before them. */
+  readonly #answers: { readonly call: Call; readonly outcome: Outcome; readonly atMs: number }[] = []
 
   constructor(process: ProcessModel, n: number, onLost: MembershipModel['onLost']) {
     this.process = process
@@ -38,23 +40,34 @@ export class MembershipModel {
     else this.wants = ({ join: 'in', rejoin: 'in', leave: 'out', try: 'unsure' } as const)[call.do]
   }
 
-  /** Which calls may fail how, and promise 1: who was answered sees what was done. */
-  answered(call: Call, { code, token, seenToken, seenData, overtaken }: Outcome, log: Log): void {
+  /** Which calls may fail how. */
+  answered(call: Call, outcome: Outcome): void {
+    const { code, overtaken } = outcome
     const who = `${call.do} of ${this.name}`
     if (call.do === 'try' && this.wants === 'unsure') this.wants = code === 'ABORTED' ? 'out' : 'in'
     if (code !== undefined && !this.#mayFail(call, code, overtaken)) throw new Broken(1, `${who}: ${code}`)
-    if (code !== undefined || overtaken) return
-    if (call.do === 'leave' && seenToken !== undefined) {
-      throw new Broken(1, `${who}: its own snapshot still shows it, as ${seenToken}`)
-    }
-    if (call.do === 'leave' || token === undefined || log.stay(token)?.left !== undefined) return
-    if (call.do === 'set') {
-      if (seenToken === token && seenData !== call.data) {
-        throw new Broken(1, `${who}: its own snapshot shows ${JSON.stringify(seenData)}`)
+    if (code === undefined && !overtaken) this.#answers.push({ call, outcome, atMs: Date.now() })
+  }
+
+  /** Promise 1: who was answered saw what was done, unless others had removed it by then. */
+  judgeAnswers(log: Log): number {
+    for (const { call, outcome, atMs } of this.#answers) {
+      const { token, seenToken, seenData } = outcome
+      const who = `${call.do} of ${this.name}`
+      if (call.do === 'leave') {
+        if (seenToken === undefined) continue
+        throw new Broken(1, `${who}: its own snapshot still shows it, as ${seenToken}`, atMs)
       }
-    } else if (seenToken !== token) {
-      throw new Broken(1, `${who}: it has a lease with token ${token}, its own snapshot shows ${seenToken}`)
+      if (token === undefined || (log.stay(token)?.left?.atMs ?? Infinity) <= atMs) continue
+      if (call.do === 'set') {
+        if (seenToken !== token || seenData === call.data) continue
+        throw new Broken(1, `${who}: its own snapshot shows ${JSON.stringify(seenData)}`, atMs)
+      }
+      if (seenToken === token) continue
+      const what = `it has a lease with token ${token}, its own snapshot shows ${seenToken}`
+      throw new Broken(1, `${who}: ${what}`, atMs)
     }
+    return this.#answers.splice(0).length
   }
 
   #mayFail({ do: call }: Call, code: string, overtaken: boolean): boolean {

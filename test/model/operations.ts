@@ -53,9 +53,7 @@ function call(world: World, step: Call): void {
     ...(step.do === 'set' && { data: step.data }),
   }
   const command = step.do as 'join'
-  world.ask(step.process, command, parameters, (outcome) =>
-    membership.answered(step, outcome, world.logOf(membership.role.cluster)),
-  )
+  world.ask(step.process, command, parameters, (outcome) => membership.answered(step, outcome))
 }
 
 function write(world: World, step: Doing<Operation, 'write'>): void {

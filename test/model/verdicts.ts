@@ -26,9 +26,19 @@ export class Verdicts {
   async judge(): Promise<void> {
     await this.#world.follow()
     this.#hearing.hear()
+    this.#answers()
     this.#departures()
     this.#endsOfLeases()
     await this.#fencedWork()
+  }
+
+  #answers(): void {
+    for (const { model } of this.#world.inhabitants) {
+      for (const membership of model.memberships) {
+        const log = this.#world.logOf(membership.role.cluster)
+        this.#world.history.count('checks', 'answers', membership.judgeAnswers(log))
+      }
+    }
   }
 
   /** Promises 7 and 8: who left, was it allowed, and did it know in time? */
