@@ -34,7 +34,10 @@ export class SharedConnections implements Connections {
       connection,
       session: this.session,
       timeoutMs: MAX_ATTEMPT_MS,
-      onServer: (server) => this.writes.leaveOther(server),
+      onServer: (server) => {
+        this.writes.leaveOther(server)
+        this.listener?.retry()
+      },
     })
     this.writes = new SingleConnection({
       connection,

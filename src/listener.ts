@@ -84,6 +84,11 @@ export class Listener {
     this.#loop.wake()
   }
 
+  /** The database was reached: no backoff applies. */
+  retry(): void {
+    if (this.#subscriptions.size > 0) this.#loop.wakeNow()
+  }
+
   async close(deadlineMs: number): Promise<void> {
     this.#closing.abort()
     const stopped = this.#loop.stop()

@@ -57,18 +57,16 @@ async function close(own) {
 
 /** @param {unknown} message */
 function noteLease(message) {
-  const { id, token, state } = /** @type {{ id: string, token: number, state: string }} */ (message)
+  const { id, token, state, error } =
+    /** @type {{ id: string, token: number, state: string, error?: { code: string, reason?: string } }} */ (
+      message
+    )
   const n = all.findIndex(({ own }) => own.id === id)
-  if (state !== 'granted') return
-  const { own, calls } = held(n)
-  tell({ kind: 'granted', n, token, calls })
-  const signal = own.lease?.signal
-  signal?.addEventListener('abort', () => {
-    /** @type {unknown} */
-    const error = signal.reason
-    const { code, reason } = /** @type {{ code: string, reason?: string }} */ (error)
+  if (state === 'granted') tell({ kind: 'granted', n, token, calls: held(n).calls })
+  else if (error !== undefined) {
+    const { code, reason } = error
     tell({ kind: 'ended', n, token, atMs: Date.now(), code, ...(reason !== undefined && { reason }) })
-  })
+  }
 }
 
 function noteSnapshot() {
