@@ -250,11 +250,13 @@ begin
       swept_at = moment,
       resumed_at = case
         when moment < s.swept_at or moment > s.swept_at + shortest_ttl / 3
-          or s.server_started_at <> pg_postmaster_start_time() then moment
+          or s.server_started_at <> pg_postmaster_start_time()
+          -- Its locks and its snapshot are from a time when others could do what they cannot now.
+          or moment > transaction_timestamp() + shortest_ttl / 3 then moment
         else s.resumed_at
       end,
       -- Those who had the turns did not come: the turns are void.
-      turn = case when moment > s.swept_at + 2 * s.pace then moment else s.turn end,
+      turn = case when moment between s.swept_at and s.swept_at + 2 * s.pace then s.turn else moment end,
       pace = least(interval '500 ms', shortest_ttl / 10),
       server_started_at = pg_postmaster_start_time(),
       -- The clock may have gone back.
@@ -314,7 +316,8 @@ declare
   -- Before the look, so that a heartbeat after it counts.
   moment constant timestamptz := clock_timestamp();
   sessions constant text[] := array(
-    select distinct m.session from members m where m.cluster = cluster_name and m.session is not null
+    select distinct m.session from members m
+    where m.cluster = cluster_name and m.session is not null and m.heartbeat_at > since
   );
   present text[];
   sighted boolean;
@@ -704,7 +707,8 @@ begin
       where m.cluster = cluster_name
         and (evidence.crashed or greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment)
         and not exists (
-          select from held_heartbeats h where h.member = m.id and h.token = m.token and h.at + m.ttl > moment
+          select from held_heartbeats h where h.member = m.id and h.token = m.token
+            and case when evidence.crashed then h.at >= m.suspected_at else h.at + m.ttl > moment end
         )
       order by m.id for update of m skip locked
     ) found
@@ -715,7 +719,7 @@ begin
     obstacles := obstacles || outcome.obstacles;
   end loop;
 
-  if follow_up is not null then
+  if follow_up <= swept.pace then
     wait_ms := ceil(1000 * extract(epoch from follow_up));
     return;
   end if;

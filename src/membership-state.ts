@@ -19,6 +19,8 @@ interface Row {
   version: number
   /** A refresh that began after its commit has ended. */
   shown: boolean
+  /** Which version that refresh has shown, or a newer one. */
+  shownVersion?: number
   /** Given up: to be deregistered, whatever is wanted afterwards. */
   leaving: boolean
 }
@@ -73,9 +75,14 @@ export class MembershipState {
     return this.#row?.shown === true && !this.#row.leaving
   }
 
+  /** Which version the row carries. */
+  get rowVersion(): number {
+    return this.#row?.version ?? UNKNOWN
+  }
+
   /** The version that this process's snapshot shows, or did. */
   get shownVersion(): number | undefined {
-    return this.#row?.shown === true ? this.#row.version : undefined
+    return this.#row?.shownVersion
   }
 
   /** Nothing is registered, nor may turn out to be. */
@@ -156,7 +163,7 @@ export class MembershipState {
       this.compare(seen, undefined)
       this.#answered()
     }
-    if (this.#row !== undefined) this.#row.shown = true
+    if (this.#row !== undefined) this.#showsAtLeast(this.#row.version)
     else if (this.#attempt === 'none') {
       this.#outShown = true
       this.#doomed = false
@@ -177,6 +184,7 @@ export class MembershipState {
     if (seen.token === this.#row?.token) {
       if (seen.data === data || this.#row.version !== this.#version) return 'as known'
       this.#row.version = UNKNOWN
+      this.#row.shownVersion = UNKNOWN
       return 'changed'
     }
     // An older one will have gone from the next snapshot; or is about to be superseded.
@@ -184,6 +192,19 @@ export class MembershipState {
     this.#floor = Math.max(this.#floor, seen.token)
     this.#row = { token: seen.token, version: UNKNOWN, shown: true, leaving: true }
     return 'superseded'
+  }
+
+  /** As `shown`, where more was heard since that refresh began: it shows this much, or newer. */
+  shownEarlier(token: number, version: number): boolean {
+    if (this.keptToken !== token) return false
+    this.#showsAtLeast(version)
+    return true
+  }
+
+  #showsAtLeast(version: number): void {
+    if (this.#row === undefined) return
+    this.#row.shown = true
+    this.#row.shownVersion = Math.max(version, this.#row.shownVersion ?? UNKNOWN)
   }
 
   #answered(): void {

@@ -160,6 +160,14 @@ export class OwnMembership implements Membership {
     this.#tellRegistered()
   }
 
+  /** The same, but more was reported since that refresh began. */
+  shownEarlier(token: number, version: number): void {
+    if (!this.state.shownEarlier(token, version)) return
+    this.#leaving.resolve(undefined)
+    this.#saving.resolve(undefined, this.state.shownVersion)
+    this.#tellRegistered()
+  }
+
   renewed(token: number, startedMs: number): void {
     if (this.state.keptToken !== token) return
     if (this.#trusted()?.token === token) this.#lease?.renew(startedMs)

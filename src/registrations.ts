@@ -152,7 +152,12 @@ export class Registrations implements Host {
     if (this.#closed) {
       if (this.#unfinished.size === 0) this.#drained.resolve(undefined)
     } else {
-      const known = batch.map((membership) => ({ membership, news: membership.state.news }))
+      const known = batch.map((membership) => ({
+        membership,
+        news: membership.state.news,
+        token: membership.state.keptToken,
+        version: membership.state.rowVersion,
+      }))
       void reader.refreshed().then(
         () => this.#shown(known),
         () => undefined,
@@ -171,11 +176,21 @@ export class Registrations implements Host {
   }
 
   /** A refresh has ended that began when this much was known; what is newer is for the next one to show. */
-  #shown(known: readonly { readonly membership: OwnMembership; readonly news: number }[]): void {
+  #shown(
+    known: readonly {
+      readonly membership: OwnMembership
+      readonly news: number
+      readonly token: number | undefined
+      readonly version: number
+    }[],
+  ): void {
     const { snapshot } = this.#options.reader
     if (snapshot === undefined) return
-    for (const { membership, news } of known) {
-      if (membership.state.news !== news) continue
+    for (const { membership, news, token, version } of known) {
+      if (membership.state.news !== news) {
+        if (token !== undefined) membership.shownEarlier(token, version)
+        continue
+      }
       membership.shown(snapshot)
       // What a lost answer has left behind may turn up only here.
       if (membership.state.nextStep() !== undefined && !this.#unfinished.has(membership))

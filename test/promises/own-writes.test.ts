@@ -108,3 +108,12 @@ test('promise 1: data that is set while the answer to register is lost shows whe
   expect(cluster.snapshot?.get(membership.id)?.data).toBe('newer')
   await registered
 })
+
+test('promise 1: who sets the same data again is not told before it shows', async () => {
+  const slow = await openSlow()
+  const { cluster, membership, reads } = slow
+  await readInVain(slow, () => void membership.setData('newer'))
+  const seen = membership.setData('newer').then(() => cluster.snapshot?.get(membership.id)?.data)
+  reads.thaw()
+  expect(await seen).toBe('newer')
+})
