@@ -251,7 +251,8 @@ begin
       resumed_at = case
         when moment < s.swept_at or moment > s.swept_at + shortest_ttl / 3
           or s.server_started_at <> pg_postmaster_start_time()
-          -- Its locks and its snapshot are from a time when others could do what they cannot now.
+          -- Late in its transaction, its locks and its snapshot are from a time when others could do what
+          -- they cannot now.
           or moment > transaction_timestamp() + shortest_ttl / 3 then moment
         else s.resumed_at
       end,
@@ -305,7 +306,8 @@ $$;
 -- suspected first, and a connection or a heartbeat within its grace ends the suspicion. Silence since
 -- before sweeping resumed is no evidence, and where most are missing at once it is the network or the
 -- server that failed: nor is silence since before that, as not all find back at the same moment. Then, and
--- where this backend cannot see even itself, only the ttl counts.
+-- where this backend cannot see even itself, only the ttl counts. `since` is the later of the two: who was
+-- not heard of after it does not count, neither as missing nor among the others.
 --
 -- Tells the sessions that are missing, and when those newly suspected are due.
 create function :"schema".suspect(cluster_name text, since timestamptz, out missing text[], out follow_up interval)
@@ -516,7 +518,11 @@ begin
     if not exists (
       select from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3
     ) then
-      perform watch(cluster_name);
+      begin
+        perform watch(cluster_name);
+      exception when lock_not_available then
+        null; -- Somebody's transaction has swept and stays open: that is no reason to refuse anybody.
+      end;
     end if;
     -- Read after the cluster was locked: a registration that waited is not born expired.
     moment := clock_timestamp();
@@ -661,8 +667,8 @@ $$;
 -- Turns. Each caller is told how long to wait for its next turn, so that a cluster sweeps once per
 -- pace whatever its size; the pace follows from the members' ttl, never from a caller.
 --
--- Those whose process died need not wait for their ttl: suspect(). A sweep that suspects somebody takes
--- no turn, but comes back when the grace is over.
+-- Those whose process died need not wait for their ttl: suspect(). A sweep that suspects somebody, whose
+-- grace is over before the next turn, takes no turn but comes back then.
 --
 -- Tells the wait in milliseconds, how many it removed, and what it could not remove and why.
 create function :"schema".sweep(

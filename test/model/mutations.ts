@@ -71,13 +71,6 @@ export const MUTATIONS: readonly Mutation[] = [
     promises: [7],
   },
   {
-    breaks: 'heartbeats for locked rows count for nothing',
-    file: SQL,
-    find: 'h.token = m.token and h.at + m.ttl > moment',
-    replace: 'h.token = m.token and false',
-    promises: [7, 8],
-  },
-  {
     breaks: 'there is no grace',
     file: SQL,
     find: 'm.suspected_at + m.crash_grace <= moment',

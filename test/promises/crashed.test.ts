@@ -2,7 +2,7 @@ import pg from 'pg'
 import { expect, onTestFinished, test } from 'vitest'
 import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
 import { expectWholeLog, storyOf, tableOf, typeMembers } from '../support/event-log.js'
-import { openAdmin } from '../support/opened.js'
+import { joined, openAdmin, openCluster } from '../support/opened.js'
 import { until } from '../support/until.js'
 import { startWorker } from '../support/worker.js'
 
@@ -340,4 +340,94 @@ test('promise 6: turns that nobody took are void', async () => {
     [cluster],
   )
   expect((await sweep(admin, cluster)).wait_ms).toBeLessThanOrEqual(500)
+})
+
+test('promise 6: a grace that is longer than a turn does not keep others from sweeping until it is over', async () => {
+  const admin = await openAdmin()
+  const [process, other] = names(2) as [string, string]
+  await living(other)
+  const cluster = await clusterOf(admin, process, other)
+  await admin.query(`update ${members} set crash_grace = '5 s' where cluster = $1`, [cluster])
+  expect((await sweep(admin, cluster)).wait_ms).toBeLessThanOrEqual(1_000)
+  expect(await suspected(admin, cluster)).toEqual([process])
+})
+
+test('promise 6: a heartbeat that was held before the process died does not hide its death', async () => {
+  const admin = await openAdmin()
+  const [process, other] = names(2) as [string, string]
+  await living(other)
+  const cluster = await clusterOf(admin, process, other)
+  const [{ id, token } = { id: '', token: 0 }] = (await tableOf(admin, schema, cluster)).members
+  await admin.query(`insert into ${schema}.held_heartbeats values ($1, $2, $3, clock_timestamp())`, [
+    cluster,
+    id,
+    token,
+  ])
+  await sweep(admin, cluster)
+  await pass(admin, cluster, '100 ms')
+  expect((await sweep(admin, cluster)).removed).toBe(0)
+  await admin.query(`update ${schema}.held_heartbeats set at = at - interval '10 s' where member = $1`, [id])
+  await pass(admin, cluster, '9 s')
+  expect((await sweep(admin, cluster)).removed).toBe(1)
+})
+
+test('promise 6: while many who died together wait for their ttl, others are found as soon as ever', async () => {
+  const admin = await openAdmin()
+  const processes = names(5)
+  const end = await connected(processes[3] ?? '')
+  await living(processes[4] ?? '')
+  const cluster = await clusterOf(admin, ...processes)
+  await sweep(admin, cluster)
+  expect(await suspected(admin, cluster), 'three of five at once').toEqual([])
+  await admin.query(
+    `update ${members} set heartbeat_at = clock_timestamp() where cluster = $1 and session = any ($2)`,
+    [cluster, processes.slice(3)],
+  )
+  await end()
+  await sweep(admin, cluster)
+  expect(await suspected(admin, cluster)).toEqual([processes[3]])
+})
+
+test('promise 6: turns do not stay in the future when the clock of the server goes back', async () => {
+  const admin = await openAdmin()
+  const cluster = await clusterOf(admin, 'one')
+  await admin.query(
+    `update ${sweeps} set turn = turn + interval '1 hour', swept_at = swept_at + interval '1 hour' where cluster = $1`,
+    [cluster],
+  )
+  expect((await sweep(admin, cluster)).wait_ms).toBeLessThanOrEqual(500)
+})
+
+test.each(['read committed', 'repeatable read'])(
+  'promises 7 and 15: late in a transaction (%s) a sweep holds nobody’s silence against them',
+  async (isolation) => {
+    const [admin, reading] = [await openAdmin(), await openAdmin()]
+    const cluster = uniqueName()
+    await typeMembers(admin, schema, cluster, ['one'])
+    await admin.query(`update ${members} set ttl = '1 s' where cluster = $1`, [cluster])
+    await reading.query(`begin isolation level ${isolation}`)
+    await sweep(reading, cluster)
+    const startedMs = performance.now()
+    let removed = 0
+    // As somebody does who has the locks that others wait for.
+    await until(
+      async () => {
+        removed += (await sweep(reading, cluster)).removed
+        return performance.now() > startedMs + 1_500
+      },
+      { message: 'more than a ttl' },
+    )
+    expect(removed).toBe(0)
+    await reading.query('rollback')
+  },
+)
+
+test('promise 11: a sweep in a transaction that stays open keeps nobody from registering', async () => {
+  const [admin, sweeping] = [await openAdmin(), await openAdmin()]
+  const cluster = uniqueName()
+  await typeMembers(admin, schema, cluster, ['one'])
+  await sweeping.query('begin')
+  await sweep(sweeping, cluster)
+  await joined(openCluster({ schema, name: cluster }))
+  await sweeping.query('rollback')
 })
