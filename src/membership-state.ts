@@ -25,6 +25,15 @@ interface Row {
   leaving: boolean
 }
 
+/** What is known of a row at a moment. */
+export interface Known {
+  /** Counts what was heard about it. */
+  readonly news: number
+  /** If it is to stay. */
+  readonly token: number | undefined
+  readonly version: number
+}
+
 const UNKNOWN = -1
 
 export class MembershipState {
@@ -50,9 +59,8 @@ export class MembershipState {
     return this.#version
   }
 
-  /** Counts what was heard about the row: a refresh that began before the last of it does not show it. */
-  get news(): number {
-    return this.#news
+  get known(): Known {
+    return { news: this.#news, token: this.keptToken, version: this.#row?.version ?? UNKNOWN }
   }
 
   /** The last token known. */
@@ -73,11 +81,6 @@ export class MembershipState {
   /** This process's snapshot shows the registration that is to stay, or did. */
   get isShown(): boolean {
     return this.#row?.shown === true && !this.#row.leaving
-  }
-
-  /** Which version the row carries. */
-  get rowVersion(): number {
-    return this.#row?.version ?? UNKNOWN
   }
 
   /** The version that this process's snapshot shows, or did. */
@@ -157,8 +160,16 @@ export class MembershipState {
     return !leaving
   }
 
-  /** A refresh has ended that began after all of the above, and found this. */
-  shown(seen: Member | undefined): void {
+  /**
+   * A refresh has ended that began when this was known, and found this member. Where more was heard since,
+   * it shows no more than what was known, and nothing of another registration.
+   */
+  shown(seen: Member | undefined, known = this.known): 'all' | 'some' | 'nothing' {
+    if (known.news !== this.#news) {
+      if (known.token === undefined || known.token !== this.keptToken) return 'nothing'
+      this.#showsAtLeast(known.version)
+      return 'some'
+    }
     if (this.#attempt === 'unanswered' && !this.#wanted) {
       this.compare(seen, undefined)
       this.#answered()
@@ -168,6 +179,7 @@ export class MembershipState {
       this.#outShown = true
       this.#doomed = false
     }
+    return 'all'
   }
 
   /**
@@ -192,13 +204,6 @@ export class MembershipState {
     this.#floor = Math.max(this.#floor, seen.token)
     this.#row = { token: seen.token, version: UNKNOWN, shown: true, leaving: true }
     return 'superseded'
-  }
-
-  /** As `shown`, where more was heard since that refresh began: it shows this much, or newer. */
-  shownEarlier(token: number, version: number): boolean {
-    if (this.keptToken !== token) return false
-    this.#showsAtLeast(version)
-    return true
   }
 
   #showsAtLeast(version: number): void {

@@ -13,7 +13,7 @@ import { ClosedError, DeregisteredError, MembershipLostError, type LossReason } 
 import { TimedLease, trustedUntil, type Lease } from './lease.js'
 import { monotonicMs } from './clock.js'
 import { storableData } from './member.js'
-import { MembershipState } from './membership-state.js'
+import { MembershipState, type Known } from './membership-state.js'
 import { onLostOption } from './options.js'
 import type { Snapshot } from './snapshot.js'
 import type { Registration } from './store.js'
@@ -149,23 +149,18 @@ export class OwnMembership implements Membership {
     )
   }
 
-  /** A refresh has ended that began after all that was reported, with this snapshot. */
-  shown(snapshot: Snapshot): void {
-    this.state.shown(snapshot.get(this.id))
+  /** A refresh has ended that began when this was known, with this snapshot. False: more was reported since. */
+  shown(snapshot: Snapshot, known: Known): boolean {
+    const shown = this.state.shown(snapshot.get(this.id), known)
+    if (shown === 'nothing') return false
     if (this.state.isOut) this.#leaving.resolve(undefined)
-    if (this.state.keptToken === undefined) return
-    // What was given up before this registration is gone.
-    this.#leaving.resolve(undefined)
-    this.#saving.resolve(undefined, this.state.shownVersion)
-    this.#tellRegistered()
-  }
-
-  /** The same, but more was reported since that refresh began. */
-  shownEarlier(token: number, version: number): void {
-    if (!this.state.shownEarlier(token, version)) return
-    this.#leaving.resolve(undefined)
-    this.#saving.resolve(undefined, this.state.shownVersion)
-    this.#tellRegistered()
+    if (this.state.keptToken !== undefined) {
+      // What was given up before this registration is gone.
+      this.#leaving.resolve(undefined)
+      this.#saving.resolve(undefined, this.state.shownVersion)
+      this.#tellRegistered()
+    }
+    return shown === 'all'
   }
 
   renewed(token: number, startedMs: number): void {

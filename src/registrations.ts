@@ -13,7 +13,7 @@ import { MembershipLostError } from './errors.js'
 import { Heartbeats } from './heartbeats.js'
 import type { Lease } from './lease.js'
 import { Loop } from './loop.js'
-import type { Step } from './membership-state.js'
+import type { Known, Step } from './membership-state.js'
 import { OwnMembership, type Host } from './membership.js'
 import type { Timing } from './options.js'
 import type { CachedReader } from './reader.js'
@@ -152,12 +152,7 @@ export class Registrations implements Host {
     if (this.#closed) {
       if (this.#unfinished.size === 0) this.#drained.resolve(undefined)
     } else {
-      const known = batch.map((membership) => ({
-        membership,
-        news: membership.state.news,
-        token: membership.state.keptToken,
-        version: membership.state.rowVersion,
-      }))
+      const known = new Map(batch.map((membership) => [membership, membership.state.known]))
       void reader.refreshed().then(
         () => this.#shown(known),
         () => undefined,
@@ -176,22 +171,11 @@ export class Registrations implements Host {
   }
 
   /** A refresh has ended that began when this much was known; what is newer is for the next one to show. */
-  #shown(
-    known: readonly {
-      readonly membership: OwnMembership
-      readonly news: number
-      readonly token: number | undefined
-      readonly version: number
-    }[],
-  ): void {
+  #shown(all: ReadonlyMap<OwnMembership, Known>): void {
     const { snapshot } = this.#options.reader
     if (snapshot === undefined) return
-    for (const { membership, news, token, version } of known) {
-      if (membership.state.news !== news) {
-        if (token !== undefined) membership.shownEarlier(token, version)
-        continue
-      }
-      membership.shown(snapshot)
+    for (const [membership, known] of all) {
+      if (!membership.shown(snapshot, known)) continue
       // What a lost answer has left behind may turn up only here.
       if (membership.state.nextStep() !== undefined && !this.#unfinished.has(membership))
         this.wake(membership)

@@ -34,19 +34,19 @@ test('contract: what is wanted and what is there say what to do next', () => {
 
 test('promise 1: a refresh shows what was known when it began, however much was heard since', () => {
   const state = registered()
-  const begun = state.rowVersion
+  const begun = state.known
   state.dataChanged()
   state.dataSet(5, state.version)
   expect(state.isShown).toBe(false)
-  expect(state.shownEarlier(5, begun)).toBe(true)
+  expect(state.shown(seen(5), begun)).toBe('some')
   expect(state.isShown).toBe(true)
-  expect(state.shownVersion).toBe(begun)
+  expect(state.shownVersion).toBe(begun.version)
   state.shown(seen(5))
   expect(state.shownVersion).toBe(state.version)
   // An older refresh that ends later takes nothing back; one about another registration says nothing.
-  expect(state.shownEarlier(5, begun)).toBe(true)
+  expect(state.shown(seen(5), begun)).toBe('some')
   expect(state.shownVersion).toBe(state.version)
-  expect(state.shownEarlier(4, begun)).toBe(false)
+  expect(state.shown(seen(4), { ...begun, token: 4 })).toBe('nothing')
 })
 
 test('contract: what was given up goes, also when it is wanted again', () => {
