@@ -10,9 +10,9 @@ export type Role = 'owner' | 'member' | 'reader' | 'nobody'
 export interface Roles {
   readonly schema: string
   readonly nameOf: Readonly<Record<Role, string>>
-  urlOf(role: Role): string
+  readonly urlOf: (role: Role) => string
   /** A connection of its own, with the schema in its search_path. */
-  as(role: Role): Promise<AdminClient>
+  readonly as: (role: Role) => Promise<AdminClient>
 }
 
 const PASSWORD = 'p'
