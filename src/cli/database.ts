@@ -5,6 +5,7 @@ import { clientConfig } from '../client.js'
 import { permanentError } from '../database-errors.js'
 import { schemaName } from '../options.js'
 import { checkSchemaVersion, quoteIdentifier, type FoundVersion } from '../schema.js'
+import { begin } from '../settings.js'
 import { within } from '../waiting.js'
 import { UsageError, type Arguments } from './arguments.js'
 
@@ -39,7 +40,7 @@ export async function reading<T>(args: Arguments, read: (query: Query) => Promis
     ).rows
   try {
     await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
-    await client.query(`begin read only; set local statement_timeout = ${String(STATEMENT_TIMEOUT_MS)}`)
+    await client.query(begin('read only', { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: 0 }))
     const [found] = await query<FoundVersion>(
       'select version, compatible_from as "compatibleFrom" from $$.schema_version()',
       [],
