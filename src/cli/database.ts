@@ -8,6 +8,7 @@ import { checkSchemaVersion, quoteIdentifier, type FoundVersion } from '../schem
 import { begin } from '../settings.js'
 import { within } from '../waiting.js'
 import { UsageError, type Arguments } from './arguments.js'
+import { inOneLine } from './visible.js'
 
 const CONNECT_TIMEOUT_MS = 10_000
 const CLOSE_TIMEOUT_MS = 2_000
@@ -60,5 +61,5 @@ export async function noSuchCluster(query: Query, cluster: string | undefined): 
   const clusters = await query<{ name: string }>('select name from $$.clusters order by name limit 20', [])
   if (clusters.length === 0) return 'There has never been a member here.'
   if (cluster === undefined || clusters.some(({ name }) => name === cluster)) return ''
-  return `There has never been a cluster ${JSON.stringify(cluster)}. There are: ${clusters.map(({ name }) => name).join(', ')}`
+  return `There has never been a cluster ${JSON.stringify(cluster)}. There are: ${clusters.map(({ name }) => inOneLine(name)).join(', ')}`
 }
