@@ -207,7 +207,7 @@ describe('migrate', () => {
     // boolean, name, bigint, integer, text, json, text[]
     type Id = Parameters<typeof pg.types.setTypeParser>[0]
     const before = [16, 19, 20, 23, 25, 114, 1009].map((id) => {
-      const oid = id as Id
+      const oid = id as unknown as Id
       const parse = pg.types.getTypeParser(oid) as (text: string) => unknown
       return { oid, parse }
     })
