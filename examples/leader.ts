@@ -16,16 +16,20 @@ const stopping = new AbortController()
 for (const name of ['SIGINT', 'SIGTERM']) process.once(name, () => stopping.abort())
 
 const pool = new pg.Pool({ connectionString: connection, max: 1 })
+// A connection that breaks, idle or between two queries, must find a listener, or the process ends.
 pool.on('error', (error) => console.error(error.message))
+pool.on('connect', (client) => client.on('error', () => undefined))
 const cluster = new PostgresCluster({ connection, name: 'leader-example' })
 const membership = cluster.createMembership({ data: `process ${process.pid}` })
 await membership.register()
 console.log(`process ${process.pid} is registered`)
 
 /** What only the leader may do. If it does not lead any more, nothing of it happens. */
-async function work(client: pg.ClientBase): Promise<void> {
-  await client.query('begin')
+async function work(): Promise<void> {
+  const client = await pool.connect()
+  let isCommitted = false
   try {
+    await client.query('begin')
     // In one turn: this registration leads, and nothing is done unless it stays current until the commit.
     // A token, not an id: meanwhile it may have been lost, and be back at the end of the list.
     if (cluster.snapshot?.members[0]?.token !== membership.lease?.token) return
@@ -34,20 +38,19 @@ async function work(client: pg.ClientBase): Promise<void> {
     const insert = 'insert into leader_example (leader, at) values ($1, clock_timestamp()) returning n'
     const { rows } = await client.query<{ n: number }>(insert, [membership.data])
     await client.query('commit')
+    isCommitted = true
     console.log(`${membership.data} leads: wrote row ${rows[0]?.n ?? '?'}`)
-  } catch (error) {
-    // MB001: the registration was lost. Another leads now; this process registers again by itself.
-    if ((error as pg.DatabaseError).code !== 'MB001') throw error
   } finally {
-    await client.query('rollback') // nothing, after a commit
+    client.release(!isCommitted) // true: closes the connection, and with it what is left of the transaction
   }
 }
 
 while (!stopping.signal.aborted) {
   const [leader] = await cluster.getMembers() // from the cache: costs nothing
   if (leader?.id === membership.id) {
-    const client = await pool.connect()
-    await work(client).finally(() => client.release())
+    // MB001: the registration was lost, another leads now, and this process registers again by itself.
+    // Whatever else it is, the connection's trouble or the database's, there is a next time.
+    await work().catch((error: unknown) => console.error(`nothing was done: ${String(error)}`))
   }
   await new Promise((resolve) => setTimeout(resolve, 500))
 }

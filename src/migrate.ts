@@ -22,6 +22,7 @@ import {
   SCHEMA_VERSION,
   type FoundVersion,
 } from './schema.js'
+import { begin } from './settings.js'
 
 export { migrationSql, type MigrationSqlOptions } from './migration-sql.js'
 
@@ -34,6 +35,10 @@ export interface MigrateOptions {
 
 const CONNECT_TIMEOUT_MS = 10_000
 const CLOSE_TIMEOUT_MS = 2_000
+/** Whoever waits for a migration elsewhere should wait it out, but not for one that is stuck for good. */
+const BOUNDS = { statementTimeoutMs: 0, lockTimeoutMs: 300_000 }
+/** Applications may change pg's parsers for the whole process, ours included. */
+const AS_WRITTEN = { getTypeParser: () => String }
 
 /**
  * Brings the schema to this version of the library; safe from any number of processes at once. Returns
@@ -47,16 +52,19 @@ export async function migrate(options: MigrateOptions): Promise<string[]> {
     session: 'pg-membership migrate',
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
   })
-  const client = new pg.Client(socket.config)
+  const client = new pg.Client({ ...socket.config, types: AS_WRITTEN })
   // A connection that breaks between two queries must find a listener.
   client.on('error', () => undefined)
   try {
     await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting').catch((error: unknown) => {
       throw permanentError(error) ?? error
     })
-    await refuseServer(client)
-    if (!(await needsWork(client, schema))) return []
-    return await inTransaction(client, schema)
+    const isNeeded = await inTransaction(client, 'read only', async () => {
+      await refuseServer(client)
+      return needsWork(client, schema)
+    })
+    if (!isNeeded) return []
+    return await inTransaction(client, 'read write', () => migrateLocked(client, schema))
   } catch (error) {
     throw errorCode(error) === '42501' ? schemaProblem(error) : error
   } finally {
@@ -66,40 +74,41 @@ export async function migrate(options: MigrateOptions): Promise<string[]> {
 }
 
 async function refuseServer(client: pg.Client): Promise<void> {
-  const { rows } = await client.query<{ standby: boolean; version: number }>(
-    `select pg_is_in_recovery() as standby, current_setting('server_version_num')::integer as version`,
+  const { rows } = await client.query<{ standby: 't' | 'f'; version: string }>(
+    `select pg_is_in_recovery() as standby, current_setting('server_version_num') as version`,
   )
-  if (rows[0]?.standby) {
+  if (rows[0]?.standby === 't') {
     throw new ConnectionError(
       'Cannot migrate: this server is a standby, which takes no changes. Connect to the primary',
     )
   }
-  if ((rows[0]?.version ?? 0) < 140_000)
+  if (Number(rows[0]?.version) < 140_000)
     throw new ConnectionError('Cannot migrate: PostgreSQL 14 or newer is needed')
 }
 
-async function inTransaction(client: pg.Client, schema: string): Promise<string[]> {
-  // Whatever the role's or the database's defaults are.
-  await client.query('begin isolation level read committed read write')
+async function inTransaction<T>(
+  client: pg.Client,
+  access: 'read only' | 'read write',
+  run: () => Promise<T>,
+): Promise<T> {
+  await client.query(begin(access, BOUNDS))
   try {
-    await client.query(SETTINGS)
-    await client.query(`select pg_advisory_xact_lock(hashtextextended('pg-membership migrate ' || $1, 0))`, [
-      schema,
-    ])
-    // Another process, of this or another version, may have done it meanwhile.
-    const names = (await needsWork(client, schema)) ? await runMigrator(client, schema) : []
+    const result = await run()
     await client.query('commit')
-    return names
+    return result
   } catch (error) {
     await client.query('rollback').catch(() => undefined)
     throw error
   }
 }
 
-/** Whoever waits for a migration elsewhere should wait it out, but not for one that is stuck for good. */
-const SETTINGS = `
-  select set_config('statement_timeout', '0', true), set_config('lock_timeout', '5min', true),
-    set_config('idle_in_transaction_session_timeout', '1min', true)`
+async function migrateLocked(client: pg.Client, schema: string): Promise<string[]> {
+  await client.query(`select pg_advisory_xact_lock(hashtextextended('pg-membership migrate ' || $1, 0))`, [
+    schema,
+  ])
+  // Another process, of this or another version, may have done it meanwhile.
+  return (await needsWork(client, schema)) ? runMigrator(client, schema) : []
+}
 
 async function needsWork(client: pg.Client, schema: string): Promise<boolean> {
   const { found, recorded, foreign } = await inspect(client, schema)
@@ -126,18 +135,23 @@ interface Inspection {
 
 async function inspect(client: pg.Client, schema: string): Promise<Inspection> {
   // One statement, one snapshot: a migration that commits meanwhile is seen whole or not at all.
-  const { rows } = await client.query<{ installed: boolean; recorded: boolean; foreign: string[] }>(
+  const { rows } = await client.query<{ installed: 't' | 'f'; recorded: 't' | 'f'; foreign: string }>(
     INSPECTION,
     [schema, [RECORD_TABLE, LOCK_TABLE]],
   )
   const [row] = rows
   if (row === undefined) return { found: undefined, recorded: false, foreign: [] }
-  return { ...row, found: row.installed ? await versionOf(client, schema) : undefined }
+  return {
+    found: row.installed === 't' ? await versionOf(client, schema) : undefined,
+    recorded: row.recorded === 't',
+    foreign: JSON.parse(row.foreign) as string[],
+  }
 }
 
 async function versionOf(client: pg.Client, schema: string): Promise<FoundVersion | undefined> {
-  const text = `select version, compatible_from as "compatibleFrom" from ${quoteIdentifier(schema)}.schema_version()`
-  return (await client.query<FoundVersion>(text)).rows[0]
+  const text = `select version, compatible_from from ${quoteIdentifier(schema)}.schema_version()`
+  const [row] = (await client.query<{ version: string; compatible_from: string }>(text)).rows
+  return row && { version: Number(row.version), compatibleFrom: Number(row.compatible_from) }
 }
 
 const INSPECTION = `
@@ -148,14 +162,14 @@ const INSPECTION = `
         and p.proargnames = '{version,compatible_from}'
     ) as installed,
     exists (select from pg_class c where c.relnamespace = n.oid and c.relname = ($2::text[])[1]) as recorded,
-    case when n.oid < 16384 and n.nspname <> 'public' then '{"what belongs to PostgreSQL"}' else array(
+    to_json(case when n.oid < 16384 and n.nspname <> 'public' then '{"what belongs to PostgreSQL"}' else array(
       select pg_describe_object(d.classid, d.objid, d.objsubid) from pg_depend d
       where d.refclassid = 'pg_namespace'::regclass and d.refobjid = n.oid and d.deptype = 'n'
         and not (d.classid = 'pg_class'::regclass and d.objid in (
           select c.oid from pg_class c where c.relnamespace = n.oid and c.relname = any ($2::text[])
         ))
       order by 1 limit 3
-    ) end as foreign
+    ) end) as foreign
   from pg_namespace n where n.nspname = $1`
 
 async function runMigrator(client: pg.Client, schema: string): Promise<string[]> {

@@ -229,7 +229,7 @@ describe('contract: members', () => {
       expect.stringMatching(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ$/),
       expect.stringMatching(/^3h( \dm)?$/),
       expect.stringMatching(/^[1-5]m( \d+s)? ago$/),
-      'wörld 💥\\x1b[31m',
+      'wörld 💥\\u001b[31m',
     ])
     expect(rest).toEqual([])
   })
@@ -330,5 +330,89 @@ describe('contract: history', () => {
     ])
     expect(await stays('chat', '--limit', '1')).toMatchObject([{ member: ada, leftAt: null, reason: null }])
     expect(await stays('chat', '--since', '30m')).toMatchObject([{ member: ada }])
+  })
+})
+
+describe('what members write does not steer the terminal of whoever looks', () => {
+  const hidden = {
+    'an escape sequence': '\x1b]0;title\x07\x1b[2J',
+    'C0 and DEL': '\x01\b\r\x7f',
+    C1: '\x85\x9b31m\x9d',
+    'other line breaks': '\u2028\u2029',
+    direction: '\u202e\u2066\u200f\u061c',
+    'zero width': '\u200b\u200d\u2060\ufeff\u00ad\u180e',
+    tags: '\u{e0001}\u{e0041}',
+    fillers: '\u3164\u034f',
+  }
+  const nasty = Object.values(hidden).join('-')
+  /** All that may be printed: what is seen, and line breaks. */
+  const seen = /^[^\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\u3164\u034f]*$/u
+  const shown = (stdout: string): boolean => stdout.split('\n').every((line) => seen.test(line))
+  /** Of a schema: at most 63 bytes. */
+  const name = 'x\x9b\u202ey'
+  const id = randomUUID()
+  let elsewhere: string
+
+  beforeAll(async () => {
+    elsewhere = await freshSchema()
+    await using admin = await adminClient()
+    await admin.query(`set search_path = ${elsewhere}`)
+    await admin.query(
+      `select register($1, array[$2::uuid], array[convert_to($3, 'UTF8')], '{0}', '15s', null, $1, 0)`,
+      [`${nasty}\nliar  1`, id, `${nasty}\n${nasty}`],
+    )
+  })
+
+  test.each([
+    ['members', []],
+    ['members', ['--at', '0s']],
+    ['history', []],
+    ['history', ['--sessions']],
+  ])('%s %j as a table and as JSON', async (command, more) => {
+    const table = await pgMembership([command, ...more, '--wide', '--schema', elsewhere])
+    expect(table.stdout.split('\n')).toHaveLength(3)
+    expect({ ...table, isShown: shown(table.stdout) }).toMatchObject({ code: 0, isShown: true })
+    expect(table.stdout).toContain('\\u001b]0;title\\u0007')
+    expect(table.stdout).toContain('\\udb40\\udc01')
+
+    const { stdout } = await pgMembership([command, ...more, '--json', '--schema', elsewhere])
+    expect(shown(stdout), stdout).toBe(true)
+    expect(json(stdout)).toMatchObject([{ cluster: `${nasty}\nliar  1`, data: `${nasty}\n${nasty}` }])
+  })
+
+  test('the names of the clusters that there are, and of the one asked for', async () => {
+    const { stdout } = await pgMembership(['members', nasty, '--schema', elsewhere])
+    expect(stdout).toMatch(/^There has never been a cluster .*\. There are: .*\\nliar {2}1\n$/)
+    expect(shown(stdout), stdout).toBe(true)
+  })
+
+  test.each([
+    ['of the database, which quote a name', 1, ['members', '--schema', name]],
+    ['about an argument', 2, ['history', '--limit', nasty]],
+    ['about a command', 2, [nasty]],
+    ['about a role', 2, ['sql', '--grants', nasty]],
+  ])('errors %s', async (_, expected, args) => {
+    const { code, stdout, stderr } = await pgMembership(args)
+    expect({ code, stdout }).toEqual({ code: expected, stdout: '' })
+    expect(stderr.split('\n')).toHaveLength(2)
+    expect(shown(stderr), stderr).toBe(true)
+  })
+
+  test('what migrate says', async () => {
+    await using admin = await adminClient()
+    try {
+      const { code, stdout } = await pgMembership(['migrate', '--schema', name])
+      expect({ code, stdout }).toEqual({
+        code: 0,
+        stdout: 'Migrated schema "x\\u009b\\u202ey": 0001_membership.\n',
+      })
+    } finally {
+      await admin.query(`drop schema ${admin.escapeIdentifier(name)} cascade`)
+    }
+  })
+
+  test('but SQL to be run is printed as it is', async () => {
+    const { stdout } = await pgMembership(['sql', '--schema', name])
+    expect(stdout.trimEnd()).toBe(migrationSql({ schema: name }).trimEnd())
   })
 })

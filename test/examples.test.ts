@@ -51,6 +51,19 @@ test('leader: one process acts, and the next one as soon as the first stops', as
   expect(terms, 'one after the other, never side by side').toEqual([leader, next])
 })
 
+test('leader: goes on when its connection is terminated in the middle of its transaction', async () => {
+  await using program = start('leader')
+  await program.prints(/leads: wrote row/)
+  await using client = await adminClient(url)
+  await client.query('begin; lock table leader_example')
+  const waiting = `select pid from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`
+  await until(async () => (await client.query(waiting)).rowCount, { message: 'it waits in the middle' })
+  await client.query(`select pg_terminate_backend(pid) from (${waiting}) it`)
+  await client.query('rollback')
+  await program.prints(/nothing was done[^]*leads: wrote row/)
+  await stop(program)
+})
+
 test('router: all processes name the same owner of a key; the keys of one that stops move', async () => {
   await using first = start('router')
   await using second = start('router')

@@ -19,6 +19,8 @@ import { untar } from './support/untar.js'
 const ROOT = join(import.meta.dirname, '..')
 const TSC = join(ROOT, 'node_modules/typescript/bin/tsc')
 const ATTW = join(ROOT, 'node_modules/@arethetypeswrong/cli/dist/index.js')
+/** Brought by tsx. */
+const ESBUILD = join(ROOT, 'node_modules/esbuild/bin/esbuild')
 const DEPENDENCIES = ['pg', 'pg-listen', 'kysely', 'uuid']
 
 /** Outside the repository, so that nothing of its node_modules is found by walking up. */
@@ -40,14 +42,47 @@ afterAll(() => {
 })
 
 describe('the tarball', () => {
-  test('has dist/, migrations/, README, LICENSE, CHANGELOG, and nothing else', () => {
+  test('has dist/, migrations/, docs/, examples/, README, LICENSE, CHANGELOG, and nothing else', () => {
     const expected =
-      /^(dist\/.+\.(d\.ts|js|js\.map)|migrations\/.+\.sql|(README|CHANGELOG)\.md|LICENSE|package\.json)$/
+      /^(dist\/.+\.(d\.ts|js|js\.map)|migrations\/.+\.sql|docs\/.+\.md|examples\/.+\.(md|ts)|(README|CHANGELOG)\.md|LICENSE|package\.json)$/
     expect(files.filter((file) => !expected.test(file))).toEqual([])
     const top = new Set(files.map((file) => file.replace(/\/.*/, '')))
     expect([...top].sort()).toEqual(
-      ['CHANGELOG.md', 'LICENSE', 'README.md', 'dist', 'migrations', 'package.json'].sort(),
+      [
+        'CHANGELOG.md',
+        'LICENSE',
+        'README.md',
+        'dist',
+        'docs',
+        'examples',
+        'migrations',
+        'package.json',
+      ].sort(),
     )
+  })
+
+  test('has what its documents link to', () => {
+    const links = files
+      .filter((file) => file.endsWith('.md'))
+      .flatMap((file) => {
+        const text = readFileSync(join(unpacked, file), 'utf8')
+        const targets = [...text.matchAll(/\]\((?!https?:|#)([^)#\s]+)/g)].map(([, target = '']) => target)
+        return targets.map((target) => ({ file, target, path: join(dirname(file), target) }))
+      })
+    expect(links.length).toBeGreaterThan(10)
+    expect(links.filter(({ path }) => !files.includes(path))).toEqual([])
+  })
+
+  test('says where it comes from: npm makes links of README by that', () => {
+    const manifest = JSON.parse(readFileSync(join(unpacked, 'package.json'), 'utf8')) as {
+      repository?: { url?: string }
+      homepage?: string
+      bugs?: string
+    }
+    const [, home] = /^git\+(https:\/\/.+)\.git$/.exec(manifest.repository?.url ?? '') ?? []
+    expect(home).toBeDefined()
+    expect(manifest.homepage).toBe(`${home ?? ''}#readme`)
+    expect(manifest.bugs).toBe(`${home ?? ''}/issues`)
   })
 
   test('has source maps that carry their sources', () => {
@@ -101,6 +136,42 @@ describe('a consumer', () => {
   })
 
   test.each([
+    ['nodenext', {}, []],
+    ['node20', {}, []],
+    ['node16', {}, ['TS1479', 'TS1541']],
+    ['node18', {}, ['TS1479', 'TS1541']],
+    ['commonjs', { moduleResolution: 'bundler' }, []],
+    ['commonjs', { moduleResolution: 'node10', ignoreDeprecations: '6.0' }, ['TS2307', 'TS2307']],
+  ])(
+    'in a CommonJS file, under module %s %j, compiles or fails as README says',
+    async (module, more, codes) => {
+      const project = consumer(`cjs-${module}-${String(codes.length)}`, ['@types/node'])
+      writeFileSync(
+        join(project, 'main.cts'),
+        `import { PostgresCluster } from 'pg-membership'
+       import type { Cluster } from 'pg-membership'
+       export const cluster: Cluster = new PostgresCluster({ connection: 'postgres://x', name: 'x' })`,
+      )
+      const others = `import type { Cluster } from 'pg-membership' with { 'resolution-mode': 'import' }
+       export const later: Promise<Cluster> = import('pg-membership').then(
+         ({ PostgresCluster }) => new PostgresCluster({ connection: 'postgres://x', name: 'x' }))`
+      const files = ['main.cts', ...(module.startsWith('node') ? ['later.cts'] : [])]
+      if (files.length > 1) writeFileSync(join(project, 'later.cts'), others)
+      const compilerOptions = { ...strict, ...node, module, ...more }
+      writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }))
+      const printed = await run(process.execPath, [TSC, '-p', project], project).then(
+        ({ stdout }) => stdout,
+        (error: unknown) => (error as Error).message,
+      )
+      expect(
+        [...printed.matchAll(/^main\.cts.*error (TS\d+)/gm)].map(([, code]) => code),
+        printed,
+      ).toEqual(codes)
+      expect(printed).not.toMatch(/later\.cts.*error/)
+    },
+  )
+
+  test.each([
     ['require()', 'main.cjs', `const all = [require('pg-membership'), require('pg-membership/memory')]`],
     [
       'import',
@@ -119,6 +190,30 @@ describe('a consumer', () => {
       stdout: 'PostgresCluster,MemoryCluster',
       stderr: '',
     })
+  })
+
+  test('bundles with esbuild as README says, and finds the migrations', async () => {
+    const [, flags = ''] =
+      /`--platform=node( --external[^`]*)`/.exec(readFileSync(join(ROOT, 'README.md'), 'utf8')) ?? []
+    expect(flags).toContain('pg-membership')
+    const project = consumer('bundles', DEPENDENCIES)
+    const source = `import { migrationSql, PostgresCluster } from 'pg-membership'
+      import pg from 'pg'
+      process.stdout.write([migrationSql().length > 1000, PostgresCluster.name, pg.Pool.name].join())`
+    writeFileSync(join(project, 'app.js'), source)
+    for (const format of ['esm', 'cjs']) {
+      const out = format === 'esm' ? 'app.mjs' : 'app.cjs'
+      const args = [
+        'app.js',
+        '--bundle',
+        `--format=${format}`,
+        `--outfile=${out}`,
+        '--platform=node',
+        '--log-level=error',
+      ]
+      await run(ESBUILD, [...args, ...flags.trim().split(' ')], project)
+      expect((await run(process.execPath, [out], project)).stdout).toBe('true,PostgresCluster,BoundPool')
+    }
   })
 
   test('finds the command', async () => {

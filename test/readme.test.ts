@@ -7,6 +7,7 @@
  *   then: SIGTERM           which signal ends it, once it has printed that; otherwise it ends by itself
  *   after: code             what is run after it, to see that it does what the text says
  *   no-run: reason          why it is compiled only
+ *   shows: command          the snippet is what this command prints, to the letter
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -24,6 +25,7 @@ import { dirname, join } from 'node:path'
 import { migrate } from 'pg-membership'
 import ts from 'typescript'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { pgMembership } from './support/command-line.js'
 import { adminClient, databaseUrl, uniqueName } from './support/database.js'
 
 const ROOT = join(import.meta.dirname, '..')
@@ -56,6 +58,7 @@ interface Snippet {
   readonly then: NodeJS.Signals | undefined
   readonly after: string | undefined
   readonly noRun: string | undefined
+  readonly shows: string | undefined
 }
 
 const snippets = DOCUMENTS.flatMap((document) =>
@@ -190,6 +193,27 @@ describe('the command line', () => {
   })
 })
 
+describe('what a command prints', () => {
+  const shown = snippets.flatMap((snippet) =>
+    snippet.shows === undefined ? [] : ([[snippet.shows, snippet]] as const),
+  )
+
+  test('is marked as such wherever the text says so', () => {
+    const said = DOCUMENTS.map((document) => readFileSync(join(ROOT, document), 'utf8')).join('\n')
+    expect(shown.map(([command]) => command)).toEqual(
+      [...said.matchAll(/^`(npx pg-membership .+)` prints:$/gm)].map(([, command]) => command),
+    )
+    expect(shown.length).toBeGreaterThan(0)
+  })
+
+  // Where it fails, what is received is what belongs there.
+  test.each(shown)('is what the document shows: %s', async (command, { code }) => {
+    const [, , ...args] = command.split(' ')
+    const { stdout } = await pgMembership(args, { DATABASE_URL: undefined })
+    expect(stdout.trimEnd()).toBe(code)
+  })
+})
+
 /** Resolves when it ended as it should; rejects with what it printed otherwise. */
 async function run(file: string, args: readonly string[], snippet: Snippet): Promise<void> {
   const { then, prints = then === undefined ? '' : STARTED } = snippet
@@ -239,6 +263,7 @@ function snippetsOf(document: string, text: string): Snippet[] {
       then: say('then') as NodeJS.Signals | undefined,
       after: say('after'),
       noRun: say('no-run'),
+      shows: say('shows'),
     })
     n = end
   }

@@ -2,6 +2,8 @@
 import type { Arguments, Syntax } from './arguments.js'
 
 export interface Command extends Syntax {
+  /** What it prints is for programs to take as it is, and holds nothing that members have written. */
+  readonly isExact?: true
   readonly summary: string
   /** Printed by --help. */
   readonly help: string

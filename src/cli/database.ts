@@ -5,8 +5,10 @@ import { clientConfig } from '../client.js'
 import { permanentError } from '../database-errors.js'
 import { schemaName } from '../options.js'
 import { checkSchemaVersion, quoteIdentifier, type FoundVersion } from '../schema.js'
+import { begin } from '../settings.js'
 import { within } from '../waiting.js'
 import { UsageError, type Arguments } from './arguments.js'
+import { inOneLine } from './visible.js'
 
 const CONNECT_TIMEOUT_MS = 10_000
 const CLOSE_TIMEOUT_MS = 2_000
@@ -39,7 +41,7 @@ export async function reading<T>(args: Arguments, read: (query: Query) => Promis
     ).rows
   try {
     await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
-    await client.query(`begin read only; set local statement_timeout = ${String(STATEMENT_TIMEOUT_MS)}`)
+    await client.query(begin('read only', { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: 0 }))
     const [found] = await query<FoundVersion>(
       'select version, compatible_from as "compatibleFrom" from $$.schema_version()',
       [],
@@ -59,5 +61,5 @@ export async function noSuchCluster(query: Query, cluster: string | undefined): 
   const clusters = await query<{ name: string }>('select name from $$.clusters order by name limit 20', [])
   if (clusters.length === 0) return 'There has never been a member here.'
   if (cluster === undefined || clusters.some(({ name }) => name === cluster)) return ''
-  return `There has never been a cluster ${JSON.stringify(cluster)}. There are: ${clusters.map(({ name }) => name).join(', ')}`
+  return `There has never been a cluster ${JSON.stringify(cluster)}. There are: ${clusters.map(({ name }) => inOneLine(name)).join(', ')}`
 }

@@ -9,6 +9,7 @@ import { historyCommand } from './history.js'
 import { membersCommand } from './members.js'
 import { migrateCommand } from './migrate.js'
 import { sqlCommand } from './sql.js'
+import { inOneLine, visible } from './visible.js'
 
 const COMMANDS: Readonly<Record<string, Command>> = {
   migrate: migrateCommand,
@@ -35,7 +36,9 @@ async function run(args: readonly string[]): Promise<string> {
     throw new UsageError(name === '' ? 'which command?' : `no command ${JSON.stringify(name)}`)
   }
   const parsed = parseArguments(rest, command)
-  return parsed.flag('help') ? command.help : command.run(parsed)
+  if (parsed.flag('help')) return command.help
+  const text = await command.run(parsed)
+  return command.isExact ? text : visible(text)
 }
 
 function version(): string {
@@ -76,6 +79,6 @@ try {
   process.stdout.write(`${await run(process.argv.slice(2))}\n`)
 } catch (error) {
   const { text, exitCode } = complaint(error)
-  process.stderr.write(`pg-membership: ${text.replace(/\s*\n\s*/g, ' ')}\n`)
+  process.stderr.write(`pg-membership: ${inOneLine(text.replace(/\s*\n\s*/g, ' '))}\n`)
   process.exitCode = exitCode
 }

@@ -6,6 +6,7 @@ import { UsageError, type Arguments } from './arguments.js'
 import type { Command } from './command.js'
 
 export const sqlCommand: Command = {
+  isExact: true,
   summary: 'print the migrations, or the grants that roles need, as SQL',
   help: `Usage: pg-membership sql [--down] [--from N] [--to N] [--schema NAME]
        pg-membership sql --grants KIND=ROLE,... [--schema NAME]

@@ -1,5 +1,6 @@
 /** Tables, times and durations that a person likes to read. */
 import process from 'node:process'
+import { inOneLine } from './visible.js'
 
 export interface Column<T> {
   readonly title: string
@@ -20,7 +21,7 @@ const MIN_CUT = 20
 const DEFAULT_CUT = 60
 
 export function table<T>(rows: readonly T[], columns: readonly Column<T>[], { wide }: TableOptions): string {
-  const cells = rows.map((row) => columns.map(({ value }) => printable(value(row))))
+  const cells = rows.map((row) => columns.map(({ value }) => inOneLine(value(row))))
   const widths = columns.map(({ title }, n) =>
     Math.max(title.length, ...cells.map((row) => width(row[n] ?? ''))),
   )
@@ -36,7 +37,7 @@ export function table<T>(rows: readonly T[], columns: readonly Column<T>[], { wi
       })
       .join(GAP)
       .trimEnd()
-  return [emphasized(line(columns.map(({ title }) => title))), ...cells.map(line)].join('\n')
+  return [line(columns.map(({ title }) => title)), ...cells.map(line)].join('\n')
 }
 
 /** 2 units at most: 350ms, 4.2s, 2m 13s, 3h 4m, 12d 5h. */
@@ -59,18 +60,6 @@ function two(s: number, large: number, largeUnit: string, small: number, smallUn
 /** UTC, to the second. */
 export function time(date: Date): string {
   return date.toISOString().replace('T', ' ').replace(/\.\d+/, '')
-}
-
-/** Data must not move the cursor, colour the terminal or turn the text around. */
-function printable(text: string): string {
-  return text.replace(/[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu, (found) => {
-    const code = found.codePointAt(0) ?? 0
-    if (code === 10) return '\\n'
-    if (code === 9) return '\\t'
-    return code < 256
-      ? `\\x${code.toString(16).padStart(2, '0')}`
-      : `\\u${code.toString(16).padStart(4, '0')}`
-  })
 }
 
 function cut(text: string, room: number): string {
@@ -96,9 +85,4 @@ function width(text: string): number {
 
 function graphemeWidth(grapheme: string): number {
   return WIDE.test(grapheme) ? 2 : 1
-}
-
-function emphasized(text: string): string {
-  // An empty NO_COLOR counts as not set: https://no-color.org
-  return process.stdout.isTTY && !process.env.NO_COLOR ? `\x1b[1m${text}\x1b[0m` : text
 }

@@ -38,6 +38,15 @@ export async function removeMe(): Promise<void> {
   await pool.query('delete from pgmembership.members where id = $1', [membership.id])
 }
 
+/** Ends this client's connection between two of its queries, as an administrator or a failover would. */
+export async function terminate(client: pg.PoolClient): Promise<void> {
+  const ended = new Promise((resolve) => client.once('end', resolve))
+  const { rows } = await client.query<{ pid: number }>('select pg_backend_pid() as pid')
+  await pool.query('select pg_terminate_backend($1)', [rows[0]?.pid])
+  await ended
+  await client.query('select 1')
+}
+
 /** What is done at the end of each snippet. A process that does not end by itself then has leaked something. */
 export async function finish(): Promise<void> {
   server.close()
