@@ -1,10 +1,10 @@
 /** A cluster on any store: wires the parts, and closes them in order. */
-import type { WaitOptions } from './waiting.js'
+import { checkWaitOptions, type WaitOptions } from './waiting.js'
 import { monotonicMs } from './clock.js'
 import type { Cluster, Membership, MembershipOptions, Status } from './cluster.js'
 import { ClosedError } from './errors.js'
 import type { Member } from './member.js'
-import type { Timing } from './options.js'
+import { checkOptions, refuse, type Timing } from './options.js'
 import { CachedReader } from './reader.js'
 import { Registrations } from './registrations.js'
 import type { Report } from './report.js'
@@ -95,15 +95,20 @@ export class ClusterCore implements Cluster {
   }
 
   createMembership(options: MembershipOptions = {}): Membership {
+    checkOptions('createMembership', options, ['data', 'onLost'])
     if (this.#closed) throw new ClosedError('The cluster is closed')
     return this.#registrations.create(options)
   }
 
-  async getMembers(options?: WaitOptions & { readonly fresh?: boolean }): Promise<readonly Member[]> {
+  async getMembers(options: WaitOptions & { readonly fresh?: boolean } = {}): Promise<readonly Member[]> {
+    checkWaitOptions(options)
+    const fresh: unknown = options.fresh
+    if (fresh !== undefined && typeof fresh !== 'boolean') refuse('fresh', fresh, 'be true or false')
     return await this.#reader.getMembers(options)
   }
 
-  watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]> {
+  watchMembers(options: WaitOptions = {}): AsyncIterableIterator<readonly Member[]> {
+    checkWaitOptions(options)
     return this.#reader.watchMembers(options)
   }
 

@@ -1,9 +1,10 @@
 /** A cluster in PostgreSQL: the composition root. */
 import { ClusterCore } from './cluster-core.js'
+import { connectionOption } from './connection-options.js'
 import { SharedConnections } from './connections.js'
 import {
+  checkOptions,
   clusterName,
-  connectionOption,
   loggerOption,
   refuse,
   schemaName,
@@ -40,6 +41,10 @@ export interface PostgresClusterOptions {
   readonly logger?: Logger
 }
 
+const OPTIONS = ['name', 'connection', 'listenConnection', 'schema', 'logger'].concat(
+  ['ttlMs', 'heartbeatMs', 'pollMs', 'crashGraceMs', 'closeTimeoutMs'], // milliseconds
+)
+
 /**
  * A cluster whose members are rows of a PostgreSQL database.
  *
@@ -57,6 +62,7 @@ export class PostgresCluster extends ClusterCore {
   readonly connections: Connections
 
   constructor(options: PostgresClusterOptions) {
+    checkOptions('PostgresCluster', options, OPTIONS)
     const name = clusterName(options.name)
     const schema = schemaName(options.schema)
     const times = timing(options)
