@@ -45,6 +45,10 @@ const OPTIONS = ['name', 'connection', 'listenConnection', 'schema', 'logger'].c
   ['ttlMs', 'heartbeatMs', 'pollMs', 'crashGraceMs', 'closeTimeoutMs'], // milliseconds
 )
 
+const POOLER =
+  'The connection leads through a pooler, which may lose LISTEN, so changes are polled for, every pollMs. ' +
+  'Give a direct or session-mode address as listenConnection, or false to poll without this warning'
+
 /**
  * A cluster whose members are rows of a PostgreSQL database.
  *
@@ -68,7 +72,7 @@ export class PostgresCluster extends ClusterCore {
     const times = timing(options)
     const report = new Report(name, loggerOption(options.logger))
     const connections = connectionsOf(options)
-    connections.attach(times.ttlMs)
+    const detach = connections.attach(times.ttlMs)
     const store = new Statements(connections, schema, name, times)
     super({
       name,
@@ -76,15 +80,20 @@ export class PostgresCluster extends ClusterCore {
       timing: times,
       report,
       onSurprise: () => connections.listener?.doubt(),
-      disconnect: (deadlineMs) => connections.detach(deadlineMs),
+      disconnect: detach,
       connect: ({ hint, hearing, reconnect }) => {
         const stopWatching = connections.heartbeats.onLost(reconnect)
         const unsubscribe = connections.listener?.subscribe({
           channel: () => store.channel(),
           onHint: hint,
-          onChange: hearing,
+          onChange: (isHearing) => {
+            if (isHearing) report.succeeded('listen')
+            hearing(isHearing)
+          },
           onError: (error) => report.failed('listen', error),
+          onPooler: () => report.log('warn', {}, POOLER),
         })
+        if (connections.listener === undefined) hearing(false)
         return () => {
           stopWatching()
           unsubscribe?.()

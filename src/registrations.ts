@@ -101,7 +101,7 @@ export class Registrations implements Host {
     report.publish('lease', { id, token, state, error })
     report.log(
       lost ? 'warn' : 'info',
-      { id, token, error },
+      { id, token, ...(error === undefined ? {} : { err: error }) },
       `Lease ${lost ? `lost: ${error.reason}` : state}`,
     )
   }
@@ -141,7 +141,7 @@ export class Registrations implements Host {
   }
 
   async #write(): Promise<number> {
-    const { reader } = this.#options
+    const { reader, report } = this.#options
     const batch = [...this.#unfinished]
     if (batch.length === 0) return Infinity
     await this.#each(batch, 'deregister', (part) => this.#leave(part))
@@ -150,6 +150,8 @@ export class Registrations implements Host {
     for (const membership of batch) {
       if (membership.state.nextStep() === undefined) this.#unfinished.delete(membership)
     }
+    report.succeeded('write')
+    if (this.#unfinished.size === 0) report.succeeded('deregister')
     if (this.#closed) {
       if (this.#unfinished.size === 0) this.#drained.resolve(undefined)
     } else {
