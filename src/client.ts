@@ -1,8 +1,9 @@
 /** Opening one connection to PostgreSQL that can be destroyed whatever state it is in. */
 import { Socket } from 'node:net'
 import type pg from 'pg'
+import { connectionConfig } from './connection-options.js'
 import { ConnectionError } from './errors.js'
-import { checkedConfig, type Connection, type ConnectionConfig } from './options.js'
+import type { Connection } from './options.js'
 import { within } from './waiting.js'
 
 export interface ClientPlan {
@@ -23,14 +24,11 @@ export interface ClientConfig {
 const KEEP_ALIVE_MS = 10_000
 
 export async function clientConfig(plan: ClientPlan): Promise<ClientConfig> {
-  const { connection, connectTimeoutMs, signal } = plan
-  const found =
-    typeof connection === 'function'
-      ? checkedConfig(
-          'connection',
-          await within(connectTimeoutMs, connection(), 'finding the connection', signal),
-        )
-      : checkedConfig('connection', connection)
+  const { connection, connectTimeoutMs } = plan
+  const found = connectionConfig(
+    'connection',
+    typeof connection === 'function' ? await asked(plan) : connection,
+  )
   if (typeof found.host === 'string' && !canBeHost(found.host)) {
     throw new ConnectionError(
       `Cannot connect to PostgreSQL: ${JSON.stringify(found.host)} cannot be a host name`,
@@ -39,7 +37,7 @@ export async function clientConfig(plan: ClientPlan): Promise<ClientConfig> {
   const sockets: Socket[] = []
   return {
     config: {
-      ...withoutName(found),
+      ...found,
       application_name: plan.session,
       connectionTimeoutMillis: connectTimeoutMs,
       keepAlive: true,
@@ -61,9 +59,8 @@ function canBeHost(host: string): boolean {
   return /^[/@]/.test(host) || (/^[\w.:%-]+$/u.test(host) && host.length <= 253)
 }
 
-/** pg lets what is in the URL win, and the name of the session must be ours. */
-function withoutName(config: ConnectionConfig): ConnectionConfig {
-  const { connectionString } = config
-  if (connectionString === undefined) return config
-  return { ...config, connectionString: connectionString.replace(/([?&])application_name=[^&#]*&?/g, '$1') }
+/** A function of the application's may as well answer at once, or throw. */
+function asked({ connection, connectTimeoutMs, signal }: ClientPlan): Promise<unknown> {
+  const ask = async (): Promise<unknown> => (typeof connection === 'function' ? connection() : connection)
+  return within(connectTimeoutMs, ask(), 'finding the connection', signal)
 }

@@ -1,10 +1,10 @@
 /** A cluster on any store: wires the parts, and closes them in order. */
-import type { WaitOptions } from './waiting.js'
+import { checkWaitOptions, type WaitOptions } from './waiting.js'
 import { monotonicMs } from './clock.js'
 import type { Cluster, Membership, MembershipOptions, Status } from './cluster.js'
 import { ClosedError } from './errors.js'
 import type { Member } from './member.js'
-import type { Timing } from './options.js'
+import { checkOptions, refuse, type Timing } from './options.js'
 import { CachedReader } from './reader.js'
 import { Registrations } from './registrations.js'
 import type { Report } from './report.js'
@@ -29,7 +29,7 @@ export interface CoreOptions {
   readonly store: Store
   readonly timing: Timing
   readonly report: Report
-  /** Called at the first use. Returns how to disconnect. */
+  /** Called at the first use; it tells at some time whether hints arrive. Returns how to disconnect. */
   readonly connect: (wires: Wires) => () => void
   /** A change was found that no hint had announced. */
   readonly onSurprise: () => void
@@ -44,8 +44,10 @@ export class ClusterCore implements Cluster {
   readonly #sweeper: Sweeper
   #disconnect: (() => void) | undefined
   #answering = true
-  #hearing = false
+  /** undefined: not known yet. */
+  #hearing: boolean | undefined
   #mode: Status['mode'] = 'connecting'
+  #toldMode: Status['mode'] = 'connecting'
   #since = new Date().toISOString()
   #closed = false
   #closing: Promise<void> | undefined
@@ -95,15 +97,20 @@ export class ClusterCore implements Cluster {
   }
 
   createMembership(options: MembershipOptions = {}): Membership {
+    checkOptions('createMembership', options, ['data', 'onLost'])
     if (this.#closed) throw new ClosedError('The cluster is closed')
     return this.#registrations.create(options)
   }
 
-  async getMembers(options?: WaitOptions & { readonly fresh?: boolean }): Promise<readonly Member[]> {
+  async getMembers(options: WaitOptions & { readonly fresh?: boolean } = {}): Promise<readonly Member[]> {
+    checkWaitOptions(options)
+    const fresh: unknown = options.fresh
+    if (fresh !== undefined && typeof fresh !== 'boolean') refuse('fresh', fresh, 'be true or false')
     return await this.#reader.getMembers(options)
   }
 
-  watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]> {
+  watchMembers(options: WaitOptions = {}): AsyncIterableIterator<readonly Member[]> {
+    checkWaitOptions(options)
     return this.#reader.watchMembers(options)
   }
 
@@ -157,9 +164,14 @@ export class ClusterCore implements Cluster {
 
   #noteMode(): void {
     const mode = this.#presentMode()
-    if (mode === this.#mode) return
-    this.#mode = mode
-    this.#since = new Date().toISOString()
+    if (mode !== this.#mode) {
+      this.#mode = mode
+      this.#since = new Date().toISOString()
+    }
+    // The first load is often faster than LISTEN: a healthy start is not told as polling.
+    const isPassing = mode === 'polling' && this.#hearing === undefined
+    if (mode === this.#toldMode || isPassing) return
+    this.#toldMode = mode
     this.#options.report.publish('status', { mode })
     this.#options.report.log(mode === 'disconnected' ? 'warn' : 'info', { mode }, `Now ${mode}`)
   }
@@ -168,6 +180,6 @@ export class ClusterCore implements Cluster {
     if (this.#closed) return 'closed'
     if (this.snapshot === undefined) return 'connecting'
     if (!this.#answering) return 'disconnected'
-    return this.#hearing ? 'listening' : 'polling'
+    return this.#hearing === true ? 'listening' : 'polling'
   }
 }

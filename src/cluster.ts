@@ -2,6 +2,7 @@
 import type { WaitOptions } from './waiting.js'
 import type { Lease } from './lease.js'
 import type { Member } from './member.js'
+import type { QueryClient } from './query-client.js'
 import type { Snapshot } from './snapshot.js'
 
 export interface Reader extends AsyncDisposable {
@@ -73,13 +74,10 @@ export interface Membership extends AsyncDisposable {
    * It fences the registration that the snapshot shows at the moment of the call. Who acts on what a
    * snapshot showed *before* (it awaited something since) looks again in the same turn, or fences the token
    * that it saw: `select pgmembership.fence(id, token)`.
+   *
+   * @throws TypeError for a pool, for what is no client, and for a client of pg that is in no transaction.
    */
   fence(client: QueryClient): Promise<void>
-}
-
-/** What `fence` needs of a client: pg's Client and PoolClient have it. */
-export interface QueryClient {
-  query(text: string, values: unknown[]): Promise<unknown>
 }
 
 export interface Cluster extends Reader {
@@ -107,5 +105,6 @@ export interface Status {
   readonly revision: number | undefined
   /** Milliseconds since the cache was last confirmed against the database; undefined before the first time. */
   readonly ageMs: number | undefined
+  /** The newest trouble in the background that is not over; undefined when all works. */
   readonly lastError: Error | undefined
 }

@@ -25,7 +25,8 @@ export class SharedConnections implements Connections {
   readonly heartbeats: SingleConnection
   readonly writes: SingleConnection
   readonly listener: Listener | undefined
-  #users = 0
+  /** The ttl of each cluster that uses them. */
+  readonly #users = new Set<{ readonly ttlMs: number }>()
   #closed = false
 
   constructor(connection: Connection, listenConnection: Connection | false | undefined) {
@@ -57,18 +58,29 @@ export class SharedConnections implements Connections {
     }
   }
 
-  /** An attempt that takes longer than a quarter of the ttl leaves no time for another. */
-  attach(ttlMs: number): void {
+  /** Returns how to detach. */
+  attach(ttlMs: number): (deadlineMs: number) => Promise<void> {
     if (this.#closed) throw new ClosedError('These connections are closed')
-    this.#users += 1
-    this.heartbeats.timeoutMs = Math.min(this.heartbeats.timeoutMs, ttlMs / 4)
-    this.writes.timeoutMs = Math.min(this.writes.timeoutMs, LOCK_WAIT_MS + ttlMs / 4)
+    const user = { ttlMs }
+    this.#users.add(user)
+    this.#setTimeouts()
+    return async (deadlineMs) => {
+      this.#users.delete(user)
+      if (this.#users.size === 0) await this.#close(deadlineMs)
+      else this.#setTimeouts()
+    }
   }
 
-  /** Closes all when nobody uses them any more; destroys at the deadline what does not answer. */
-  async detach(deadlineMs: number): Promise<void> {
-    this.#users -= 1
-    if (this.#users > 0 || this.#closed) return
+  /** An attempt that takes longer than a quarter of the ttl leaves no time for another. */
+  #setTimeouts(): void {
+    const attemptMs = Math.min(MAX_ATTEMPT_MS, ...[...this.#users].map(({ ttlMs }) => ttlMs / 4))
+    this.heartbeats.timeoutMs = attemptMs
+    this.writes.timeoutMs = LOCK_WAIT_MS + attemptMs
+  }
+
+  /** When nobody uses them any more; destroys at the deadline what does not answer. */
+  async #close(deadlineMs: number): Promise<void> {
+    if (this.#closed) return
     this.#closed = true
     await Promise.all([
       this.listener?.close(deadlineMs),

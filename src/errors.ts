@@ -2,7 +2,7 @@
 
 export type LossReason = 'unreachable' | 'expired' | 'crashed' | 'removed' | 'superseded'
 
-/** The base of all errors of this library, but for the TypeError and RangeError of bad `data`. */
+/** The base of all errors of this library, but for the TypeError and RangeError of bad arguments: `data`, and the client of `fence`. */
 export class MembershipError extends Error {
   /** Stable, for programs. */
   declare readonly code: 'CLOSED' | 'LOST' | 'DEREGISTERED' | 'ABORTED' | 'SCHEMA' | 'OPTION' | 'CONNECTION'

@@ -65,11 +65,15 @@ export class Heartbeats {
       return keptToken === undefined ? [] : [{ membership, id: membership.id, token: keptToken }]
     })
     const startedMs = monotonicMs()
-    if (kept.length === 0) this.#dueMs = Infinity
+    if (kept.length === 0) {
+      this.#dueMs = Infinity
+      report.succeeded('heartbeat')
+    }
     if (startedMs < this.#dueMs) return this.#dueMs - startedMs
     this.#dueMs = startedMs + this.#periodMs()
     const { locked, missing, sweepOverdue, ...position } = await store.heartbeat(kept)
     onAnswer(true)
+    report.succeeded('heartbeat')
     const held = new Set(locked)
     for (const { membership, id, token } of kept) {
       const reason = missing.get(id)

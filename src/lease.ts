@@ -1,7 +1,7 @@
 /** Trust in a registration, and its end. */
-import { setMaxListeners } from 'node:events'
 import { monotonicMs } from './clock.js'
 import { MembershipLostError } from './errors.js'
+import { allowManyListeners } from './waiting.js'
 
 /** One period during which this process may trust that it is registered. */
 export interface Lease {
@@ -34,7 +34,7 @@ export class TimedLease implements Lease {
     this.signal = this.#controller.signal
     this.#ttlMs = ttlMs
     this.#untilMs = trustedUntil(startedMs, ttlMs)
-    setMaxListeners(0, this.signal)
+    allowManyListeners(this.signal)
     this.#arm()
   }
 

@@ -7,6 +7,8 @@
  * so again whenever a change was found that no hint had announced, and from time to time.
  */
 import { randomUUID } from 'node:crypto'
+import type { EventEmitter } from 'node:events'
+import pg from 'pg'
 import pgListen from 'pg-listen'
 import { clientConfig, type ClientConfig } from './client.js'
 import { monotonicMs } from './clock.js'
@@ -31,6 +33,8 @@ export interface Subscription {
   /** Hints that were missed before must be made up for; or from now on hints will be missed. */
   readonly onChange: (hearing: boolean) => void
   readonly onError: (error: Error) => void
+  /** Told once: LISTEN is not tried. */
+  readonly onPooler: () => void
 }
 
 const TIMEOUT_MS = 2_000
@@ -42,15 +46,21 @@ const PROOF_INTERVAL_MS = 30_000
 /** A proof is a NOTIFY, which takes a lock of the whole server: doubts may not multiply them. */
 const MIN_PROOF_INTERVAL_MS = 5_000
 
+const DEAF =
+  'A notification that was sent did not arrive: LISTEN does not work over this connection, as through a ' +
+  'pooler in transaction mode. Give a direct or session-mode address as listenConnection, or false to poll'
+
 interface Ear {
   readonly subscriber: ReturnType<typeof pgListen.default>
   readonly socket: ClientConfig
   readonly channels: Set<string>
+  /** Why its connection broke. */
+  trouble?: Error
 }
 
 export class Listener {
   readonly #options: ListenerOptions
-  readonly #subscriptions = new Map<Subscription, { channel?: string; hearing: boolean }>()
+  readonly #subscriptions = new Map<Subscription, { channel?: string; hearing?: boolean; warned?: boolean }>()
   readonly #probe = `member_probe_${randomUUID().replaceAll('-', '')}`
   readonly #loop = new Loop({
     run: () => this.#run(),
@@ -70,7 +80,7 @@ export class Listener {
 
   /** Returns how to unsubscribe. */
   subscribe(subscription: Subscription): () => void {
-    this.#subscriptions.set(subscription, { hearing: false })
+    this.#subscriptions.set(subscription, {})
     this.#loop.wakeNow()
     return () => {
       this.#subscriptions.delete(subscription)
@@ -99,12 +109,21 @@ export class Listener {
   }
 
   async #run(): Promise<number> {
-    if (!(await this.#options.allowed())) return Infinity
+    if (!(await this.#options.allowed())) return this.#pooled()
     const ear = (this.#ear ??= await this.#open())
     if (monotonicMs() >= this.#proofDueMs()) await this.#prove(ear)
     await this.#followSubscriptions(ear)
     this.#setHearing(true)
     return this.#subscriptions.size === 0 ? Infinity : this.#proofDueMs() - monotonicMs()
+  }
+
+  #pooled(): number {
+    this.#setHearing(false)
+    for (const [{ onPooler }, its] of this.#subscriptions) {
+      if (its.warned !== true) onPooler()
+      its.warned = true
+    }
+    return Infinity
   }
 
   async #open(): Promise<Ear> {
@@ -113,13 +132,18 @@ export class Listener {
     const socket = await clientConfig({ connection, session, connectTimeoutMs: TIMEOUT_MS, signal })
     if (this.#isClosed()) throw new Error('The listener is closed')
     this.#opening = socket
+    // pg-listen keeps to itself why a connection broke; what pg has below it tells.
+    const { connection: wire } = new pg.Client(socket.config) as unknown as { connection: EventEmitter }
     const subscriber = pgListen.default(
-      { ...socket.config, query_timeout: TIMEOUT_MS },
+      { ...socket.config, query_timeout: TIMEOUT_MS, ...{ connection: wire } },
       // Never reconnects by itself, never parses what anybody may have sent, never asks beside us.
       { retryLimit: 1, paranoidChecking: false, parse: (text) => text, serialize: String },
     )
     const ear: Ear = { subscriber, socket, channels: new Set() }
-    subscriber.events.on('error', (error: Error) => this.#broken(ear, error))
+    for (const event of ['error', 'errorMessage']) wire.on(event, (error: Error) => (ear.trouble = error))
+    subscriber.events.on('error', (cause: Error) =>
+      this.#broken(ear, ear.trouble ?? new Error('The connection was lost', { cause })),
+    )
     subscriber.events.on('notification', ({ channel, payload }) => this.#hear(channel, String(payload)))
     this.#provenMs = -Infinity
     try {
@@ -181,9 +205,13 @@ export class Listener {
     const nonce = randomUUID()
     const heard = new Promise<void>((resolve) => (this.#awaited = { nonce, resolve }))
     await this.#options.notify(this.#probe, nonce)
-    await within(TIMEOUT_MS, heard, 'hearing a notification', this.#closing.signal).finally(
-      () => (this.#awaited = undefined),
-    )
+    try {
+      await within(TIMEOUT_MS, heard, 'hearing a notification', this.#closing.signal)
+    } catch (cause) {
+      throw this.#ear === ear ? new Error(DEAF, { cause }) : cause
+    } finally {
+      this.#awaited = undefined
+    }
     if (this.#ear !== ear && this.#ear !== undefined) throw new Error('The listener was replaced')
     this.#provenMs = monotonicMs()
     this.#doubted = false
@@ -234,7 +262,7 @@ export class Listener {
 
   #setHearing(hearing: boolean): void {
     for (const [{ onChange }, its] of this.#subscriptions) {
-      if (its.hearing === hearing || its.channel === undefined) continue
+      if (its.hearing === hearing || (hearing && its.channel === undefined)) continue
       its.hearing = hearing
       onChange(hearing)
     }

@@ -7,14 +7,15 @@
  * A lease that ran out in silence is renewed with the same token when the row turns out to be there.
  */
 import { v7 as newId } from 'uuid'
-import { abortedError, Waiting, type WaitOptions, within } from './waiting.js'
-import type { Membership, MembershipOptions, QueryClient } from './cluster.js'
+import { abortedError, checkWaitOptions, Waiting, type WaitOptions, within } from './waiting.js'
+import type { Membership, MembershipOptions } from './cluster.js'
 import { ClosedError, DeregisteredError, MembershipLostError, type LossReason } from './errors.js'
 import { TimedLease, trustedUntil, type Lease } from './lease.js'
 import { monotonicMs } from './clock.js'
 import { storableData } from './member.js'
 import { MembershipState, type Known } from './membership-state.js'
 import { onLostOption } from './options.js'
+import { requireClient, requireTransaction, type QueryClient } from './query-client.js'
 import type { Snapshot } from './snapshot.js'
 import type { Registration } from './store.js'
 
@@ -62,6 +63,7 @@ export class OwnMembership implements Membership {
   }
 
   async whenRegistered(options: WaitOptions = {}): Promise<Lease> {
+    checkWaitOptions(options)
     this.#refuse(options)
     const lease = this.#trusted()
     if (lease !== undefined) return lease
@@ -71,6 +73,7 @@ export class OwnMembership implements Membership {
   }
 
   async register(options: WaitOptions = {}): Promise<Lease> {
+    checkWaitOptions(options)
     this.#refuse(options)
     this.state.want()
     const lease = this.#trusted()
@@ -86,6 +89,7 @@ export class OwnMembership implements Membership {
   }
 
   async deregister(options: WaitOptions = {}): Promise<void> {
+    checkWaitOptions(options)
     this.#refuse()
     this.#giveUp(new DeregisteredError('The membership was deregistered'))
     if (this.state.isOutAndShown) {
@@ -97,6 +101,7 @@ export class OwnMembership implements Membership {
   }
 
   async setData(data: string, options: WaitOptions = {}): Promise<void> {
+    checkWaitOptions(options)
     storableData(data)
     this.#refuse()
     if (data !== this.#data) {
@@ -113,7 +118,9 @@ export class OwnMembership implements Membership {
   }
 
   async fence(client: QueryClient): Promise<void> {
+    requireClient(client)
     await this.#host.fence(client, { id: this.id, token: this.state.token ?? this.state.floor })
+    requireTransaction(client)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -4,11 +4,12 @@
  * cluster off, when it wants to.
  */
 import { randomUUID } from 'node:crypto'
-import type { Cluster, QueryClient } from './cluster.js'
+import type { Cluster } from './cluster.js'
 import { ClusterCore, type Wires } from './cluster-core.js'
 import type { LossReason } from './errors.js'
 import type { Member } from './member.js'
-import { clusterName, type Timing } from './options.js'
+import { checkOptions, clusterName, refuse, type Timing } from './options.js'
+import type { QueryClient } from './query-client.js'
 import { Report } from './report.js'
 import type { Change } from './snapshot.js'
 import type {
@@ -46,14 +47,17 @@ export class MemoryWorld {
  * `fence` checks that the registration is current and throws an error with the code 'MB001' otherwise;
  * there is no transaction that it could protect.
  *
- * @throws OptionError for a bad name.
+ * @throws OptionError for a bad option.
  */
 export class MemoryCluster extends ClusterCore implements Cluster {
   constructor(options: { readonly name: string; readonly world?: MemoryWorld }) {
+    checkOptions('MemoryCluster', options, ['name', 'world'])
     const name = clusterName(options.name)
+    const { world = new MemoryWorld() } = options
+    if (!(world instanceof MemoryWorld)) refuse('world', world, 'be a MemoryWorld')
     const cord = new Cord()
     const report = new Report(name, undefined)
-    const store = new MemoryStore(tableOf(options.world ?? new MemoryWorld(), name), cord)
+    const store = new MemoryStore(tableOf(world, name), cord)
     super({
       name,
       store,

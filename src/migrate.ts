@@ -8,13 +8,14 @@
 import { Kysely, Migrator, sql, type MigrationProvider } from 'kysely'
 import pg from 'pg'
 import { clientConfig } from './client.js'
+import { connectionOption } from './connection-options.js'
 import { within } from './waiting.js'
 import { errorCode, permanentError } from './database-errors.js'
 import { ConnectionError, SchemaError } from './errors.js'
 import { ClientAsPool, MigrationDialect } from './migration-dialect.js'
 import { migrationFiles, migrationText } from './migration-files.js'
 import { LOCK_TABLE, RECORD_TABLE } from './migration-sql.js'
-import { connectionOption, schemaName, type Connection } from './options.js'
+import { checkOptions, schemaName, type Connection } from './options.js'
 import {
   checkSchemaVersion,
   quoteIdentifier,
@@ -45,6 +46,7 @@ const AS_WRITTEN = { getTypeParser: () => String }
  * the names of the migrations run: none when there was nothing to do.
  */
 export async function migrate(options: MigrateOptions): Promise<string[]> {
+  checkOptions('migrate', options, ['connection', 'schema'])
   const connection = connectionOption('connection', options.connection)
   const schema = schemaName(options.schema)
   const socket = await clientConfig({

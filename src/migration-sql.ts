@@ -1,6 +1,6 @@
 /** The migrations as SQL to run elsewhere, with the record that Kysely's Migrator would leave. */
 import { migrationFiles, migrationText, type Direction, type MigrationFile } from './migration-files.js'
-import { refuse, schemaName } from './options.js'
+import { checkOptions, refuse, schemaName } from './options.js'
 import { quoteIdentifier } from './schema.js'
 
 export interface MigrationSqlOptions {
@@ -21,6 +21,7 @@ export const LOCK_TABLE = 'pgmembership_migration_lock'
  * behind, so that `migrate()` afterwards finds nothing to do. Run it in one transaction.
  */
 export function migrationSql(options: MigrationSqlOptions = {}): string {
+  checkOptions('migrationSql', options, ['schema', 'from', 'to', 'direction'])
   const schema = schemaName(options.schema)
   const { direction = 'up' } = options
   if (!['up', 'down'].includes(direction)) refuse('direction', direction, "be 'up' or 'down'")

@@ -2,7 +2,10 @@
 import { OptionError } from './errors.js'
 import type { Logger } from './report.js'
 
-/** The part of node-postgres's client configuration that applies here, described structurally. */
+/**
+ * The part of node-postgres's client configuration that applies here, described structurally. Other fields
+ * that pg or its pool knows are ignored; what nobody knows is refused, and so are `stream` and `replication`.
+ */
 export interface ConnectionConfig {
   readonly connectionString?: string
   readonly host?: string
@@ -57,36 +60,39 @@ export function schemaName(schema: unknown = 'pgmembership'): string {
   return schema
 }
 
-export function connectionOption(option: string, connection: unknown): Connection {
-  if (typeof connection === 'function') return connection as Connection
-  checkedConfig(option, connection)
-  return connection as Connection
-}
-
-/** A configuration for pg, from any form of `connection` but a function. */
-export function checkedConfig(option: string, connection: unknown): ConnectionConfig {
-  const config = typeof connection === 'string' ? { connectionString: connection } : connection
-  if (typeof config !== 'object' || config === null) {
-    return refuse(option, connection, 'be a URL, a configuration or a function')
+/** Refuses what nobody reads: a name that was mistyped would be silent. */
+export function checkOptions(what: string, options: unknown, known: readonly string[]): void {
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    throw new OptionError(`The options of ${what} must be an object, not ${shown(options)}`)
   }
-  const { connectionString, host, port, database, user, password } = config as Record<string, unknown>
-  if (connectionString !== undefined) checkUrl(option, connectionString)
-  for (const [name, value] of Object.entries({ host, database, user })) {
-    if (value !== undefined && (typeof value !== 'string' || value === '' || value.includes('\0'))) {
-      refuse(`${option}.${name}`, value, 'be a string that is not empty')
+  for (const name of Object.keys(options)) {
+    if (!known.includes(name)) {
+      throw new OptionError(`${what} has no option ${shown(name)}${nearest(name, known)}`)
     }
   }
-  if (port !== undefined) checkPort(`${option}.port`, port)
-  if (
-    password !== undefined &&
-    password !== null &&
-    typeof password !== 'string' &&
-    typeof password !== 'function'
-  ) {
-    // Not shown: it may be nearly right.
-    throw new OptionError(`Option ${option}.password must be a string or a function`)
+}
+
+/** To end a message about a name that is not known: perhaps another one is meant. */
+export function nearest(name: string, known: readonly string[]): string {
+  const distances = known.map((word) => distance(name.toLowerCase(), word.toLowerCase()))
+  const least = Math.min(...distances)
+  const found = known[distances.indexOf(least)]
+  return found !== undefined && least <= 2 ? `. Is '${found}' meant?` : ''
+}
+
+/** How many letters differ; a word that begins the other is one away. */
+function distance(a: string, b: string): number {
+  if (a.length > 2 && b.length > 2 && (a.startsWith(b) || b.startsWith(a))) return 1
+  let row = Array.from({ length: b.length + 1 }, (_, n) => n)
+  for (let i = 0; i < a.length; i++) {
+    const next = [i + 1]
+    for (let j = 0; j < b.length; j++) {
+      const changed = (row[j] ?? 0) + Number(a[i] !== b[j])
+      next.push(Math.min((next[j] ?? 0) + 1, (row[j + 1] ?? 0) + 1, changed))
+    }
+    row = next
   }
-  return config as ConnectionConfig
+  return row.at(-1) ?? 0
 }
 
 export function timing(options: {
@@ -153,36 +159,9 @@ function milliseconds(option: string, value: unknown, min: number, max: number, 
   return refuse(option, value, `be a number of milliseconds from ${String(min)} to ${most}`)
 }
 
-function checkUrl(option: string, url: unknown): void {
-  // The value is not shown: it may hold a password.
-  if (typeof url !== 'string' || url === '' || url.includes('\0')) {
-    throw new OptionError(`Option ${option} must be a PostgreSQL URL that is not empty`)
-  }
-  // A path to a Unix socket, which pg takes too.
-  if (url.startsWith('/')) return
-  let parsed: URL
-  try {
-    parsed = new URL(url.replace(/^(postgres(?:ql)?:\/\/)([^@/]*@)?(%2f[^/?]*)/i, '$1$2localhost'))
-  } catch {
-    throw new OptionError(
-      `Option ${option} must be a PostgreSQL URL (postgres://user@host:5432/database): it cannot be parsed`,
-    )
-  }
-  if (!/^(postgres|postgresql|socket):$/.test(parsed.protocol)) {
-    refuse(option, parsed.protocol, "be a PostgreSQL URL, with the scheme 'postgres:'")
-  }
-  if (parsed.port !== '') checkPort(`${option} (its port)`, Number(parsed.port))
-}
-
-function checkPort(option: string, port: unknown): void {
-  const number = typeof port === 'string' ? Number(port) : port
-  if (typeof number !== 'number' || !Number.isInteger(number) || number < 1 || number > 65_535) {
-    refuse(option, port, 'be an integer from 1 to 65535')
-  }
-}
-
 function shown(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value)
+  if (typeof value === 'function') return 'a function'
   if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object'
   return String(value)
 }

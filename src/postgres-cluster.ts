@@ -1,9 +1,10 @@
 /** A cluster in PostgreSQL: the composition root. */
 import { ClusterCore } from './cluster-core.js'
+import { connectionOption } from './connection-options.js'
 import { SharedConnections } from './connections.js'
 import {
+  checkOptions,
   clusterName,
-  connectionOption,
   loggerOption,
   refuse,
   schemaName,
@@ -40,6 +41,14 @@ export interface PostgresClusterOptions {
   readonly logger?: Logger
 }
 
+const OPTIONS = ['name', 'connection', 'listenConnection', 'schema', 'logger'].concat(
+  ['ttlMs', 'heartbeatMs', 'pollMs', 'crashGraceMs', 'closeTimeoutMs'], // milliseconds
+)
+
+const POOLER =
+  'The connection leads through a pooler, which may lose LISTEN, so changes are polled for, every pollMs. ' +
+  'Give a direct or session-mode address as listenConnection, or false to poll without this warning'
+
 /**
  * A cluster whose members are rows of a PostgreSQL database.
  *
@@ -57,12 +66,13 @@ export class PostgresCluster extends ClusterCore {
   readonly connections: Connections
 
   constructor(options: PostgresClusterOptions) {
+    checkOptions('PostgresCluster', options, OPTIONS)
     const name = clusterName(options.name)
     const schema = schemaName(options.schema)
     const times = timing(options)
     const report = new Report(name, loggerOption(options.logger))
     const connections = connectionsOf(options)
-    connections.attach(times.ttlMs)
+    const detach = connections.attach(times.ttlMs)
     const store = new Statements(connections, schema, name, times)
     super({
       name,
@@ -70,15 +80,20 @@ export class PostgresCluster extends ClusterCore {
       timing: times,
       report,
       onSurprise: () => connections.listener?.doubt(),
-      disconnect: (deadlineMs) => connections.detach(deadlineMs),
+      disconnect: detach,
       connect: ({ hint, hearing, reconnect }) => {
         const stopWatching = connections.heartbeats.onLost(reconnect)
         const unsubscribe = connections.listener?.subscribe({
           channel: () => store.channel(),
           onHint: hint,
-          onChange: hearing,
+          onChange: (isHearing) => {
+            if (isHearing) report.succeeded('listen')
+            hearing(isHearing)
+          },
           onError: (error) => report.failed('listen', error),
+          onPooler: () => report.log('warn', {}, POOLER),
         })
+        if (connections.listener === undefined) hearing(false)
         return () => {
           stopWatching()
           unsubscribe?.()

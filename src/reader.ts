@@ -127,7 +127,7 @@ export class CachedReader {
   }
 
   async #run(): Promise<number> {
-    const { store, pollMs, onAnswer, onSurprise, onSweepOverdue } = this.#options
+    const { store, pollMs, report, onAnswer, onSurprise, onSweepOverdue } = this.#options
     const startedMs = monotonicMs()
     const dueMs = (this.#confirmedMs ?? -Infinity) + pollMs
     if (!this.#dirty && startedMs < dueMs) return dueMs - startedMs
@@ -138,6 +138,7 @@ export class CachedReader {
     const reading = await store.read(this.#position)
     if (this.#isClosed()) return Infinity
     onAnswer(true)
+    report.succeeded('refresh')
     this.#take(reading)
     this.#confirmedMs = startedMs
     this.#asked.resolve(undefined, begun)

@@ -7,7 +7,7 @@
  */
 import { Waiting, within } from './waiting.js'
 import { monotonicMs } from './clock.js'
-import type { MembershipOptions, QueryClient } from './cluster.js'
+import type { MembershipOptions } from './cluster.js'
 import { permanentError, wasRefused } from './database-errors.js'
 import { MembershipLostError } from './errors.js'
 import { Heartbeats } from './heartbeats.js'
@@ -16,6 +16,7 @@ import { Loop } from './loop.js'
 import type { Known, Step } from './membership-state.js'
 import { OwnMembership, type Host } from './membership.js'
 import type { Timing } from './options.js'
+import type { QueryClient } from './query-client.js'
 import type { CachedReader } from './reader.js'
 import type { Report } from './report.js'
 import type { Snapshot } from './snapshot.js'
@@ -100,7 +101,7 @@ export class Registrations implements Host {
     report.publish('lease', { id, token, state, error })
     report.log(
       lost ? 'warn' : 'info',
-      { id, token, error },
+      { id, token, ...(error === undefined ? {} : { err: error }) },
       `Lease ${lost ? `lost: ${error.reason}` : state}`,
     )
   }
@@ -140,7 +141,7 @@ export class Registrations implements Host {
   }
 
   async #write(): Promise<number> {
-    const { reader } = this.#options
+    const { reader, report } = this.#options
     const batch = [...this.#unfinished]
     if (batch.length === 0) return Infinity
     await this.#each(batch, 'deregister', (part) => this.#leave(part))
@@ -149,6 +150,8 @@ export class Registrations implements Host {
     for (const membership of batch) {
       if (membership.state.nextStep() === undefined) this.#unfinished.delete(membership)
     }
+    report.succeeded('write')
+    if (this.#unfinished.size === 0) report.succeeded('deregister')
     if (this.#closed) {
       if (this.#unfinished.size === 0) this.#drained.resolve(undefined)
     } else {

@@ -1,6 +1,6 @@
 /** Every query of a cluster, in Kysely; rows to members. The rules are in migrations/*.sql. */
 import { Kysely, PostgresDialect, sql, type RawBuilder } from 'kysely'
-import type { QueryClient } from './cluster.js'
+import type { QueryClient } from './query-client.js'
 import type { SharedConnections } from './connections.js'
 import type { LossReason } from './errors.js'
 import type { Member } from './member.js'

@@ -2,7 +2,7 @@
 import type { LossReason } from './errors.js'
 import type { Change } from './snapshot.js'
 import type { Member } from './member.js'
-import type { QueryClient } from './cluster.js'
+import type { QueryClient } from './query-client.js'
 
 /** A point in a cluster's history. The stamp tells apart two histories that reached equal revisions. */
 export interface Position {

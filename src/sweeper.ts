@@ -50,9 +50,11 @@ export class Sweeper {
     const { store, report, watching } = this.#options
     if (!watching()) {
       this.#following = false
+      report.succeeded('sweep')
       return Infinity
     }
     const { waitMs, removed, obstacles } = await store.sweep()
+    report.succeeded('sweep')
     report.publish('sweep', { removed, obstacles })
     // Once, not twice a second for as long as it stands in the way.
     if (obstacles.join() !== this.#obstacles) {

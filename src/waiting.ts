@@ -1,9 +1,37 @@
 /** Waiting that a signal, or a bound, can end. */
 import { setMaxListeners } from 'node:events'
 import { AbortedError } from './errors.js'
+import { refuse } from './options.js'
 
 export interface WaitOptions {
   readonly signal?: AbortSignal
+}
+
+/** As given by any caller, typed or not. */
+export function checkWaitOptions(options: unknown): void {
+  if (typeof options !== 'object' || options === null) refuse('signal', options, 'be given as { signal }')
+  const { signal } = options as { signal?: unknown }
+  if (signal !== undefined && !isSignal(signal)) refuse('signal', signal, 'be an AbortSignal')
+}
+
+/** Also one that is not Node's own: a polyfill's, or that of another realm. */
+function isSignal(signal: unknown): boolean {
+  if (typeof signal !== 'object' || signal === null) return false
+  const { aborted, addEventListener, removeEventListener } = signal as Record<string, unknown>
+  return (
+    typeof aborted === 'boolean' &&
+    typeof addEventListener === 'function' &&
+    typeof removeEventListener === 'function'
+  )
+}
+
+/** Hundreds of waits may share one signal: that is no leak, and no reason for Node's warning. */
+export function allowManyListeners(signal: AbortSignal): void {
+  try {
+    setMaxListeners(0, signal)
+  } catch {
+    // Not Node's own, so Node does not warn about it.
+  }
 }
 
 /** Calls back once when the signal aborts, at once if it has. Returns how to stop listening. */
@@ -13,8 +41,7 @@ export function onAbort(signal: AbortSignal | undefined, callback: () => void): 
     callback()
     return () => undefined
   }
-  // Hundreds of waits may share one signal: that is no leak, and no reason for Node's warning.
-  setMaxListeners(0, signal)
+  allowManyListeners(signal)
   signal.addEventListener('abort', callback, { once: true })
   return () => signal.removeEventListener('abort', callback)
 }

@@ -1,4 +1,5 @@
 import diagnostics from 'node:diagnostics_channel'
+import pg from 'pg'
 import type { PostgresCluster, PostgresClusterOptions } from 'pg-membership'
 import { expect, onTestFinished, test } from 'vitest'
 import { databaseUrl, freshSchema, uniqueName, type AdminClient } from './support/database.js'
@@ -26,6 +27,22 @@ async function registered(): Promise<Registered> {
 function fence(client: AdminClient, { id, token }: Registered): Promise<unknown> {
   return client.query(`select ${schema}.fence($1::uuid, $2::bigint)`, [id, token])
 }
+
+test('contract: a membership is fenced by a client in a transaction, not by a pool, and not in autocommit', async () => {
+  const membership = await joined(openCluster({ schema, name: uniqueName() }))
+  const client = await openAdmin()
+  const pool = new pg.Pool({ connectionString: databaseUrl() })
+  onTestFinished(() => pool.end())
+  await expect(membership.fence(pool)).rejects.toThrow('not a pool')
+  await expect(membership.fence(pool)).rejects.toThrow(TypeError)
+  expect(pool.totalCount, 'the pool was not even asked').toBe(0)
+  await expect(membership.fence(client)).rejects.toThrow('outside a transaction')
+  // Not waited for, as it is sent in order all the same.
+  const begun = client.query('begin')
+  await membership.fence(client)
+  await begun
+  expect((await client.query('commit')).command).toBe('COMMIT')
+})
 
 async function remove(admin: AdminClient, { id }: Registered): Promise<void> {
   await admin.query(`delete from ${schema}.members where id = $1`, [id])

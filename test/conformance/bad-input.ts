@@ -125,6 +125,44 @@ export function badInput(check: Declare): void {
     expect(dataOf(await cluster.getMembers())).toEqual(['two'])
   })
 
+  check(
+    'contract: what cannot be waited with is an OptionError at once, and changes nothing',
+    async (world) => {
+      const cluster = world.open()
+      const polyfill = { aborted: false, addEventListener: () => undefined }
+      const bad: readonly unknown[] = [
+        null,
+        5,
+        'signal',
+        ...[null, 5, {}, new AbortController(), polyfill].map((signal) => ({ signal })),
+      ]
+      await expectUnchanged(cluster, async (membership) => {
+        for (const value of bad) {
+          const options = value as { signal: AbortSignal }
+          const refused = (call: Promise<unknown>): Promise<void> => expect(call).rejects.toThrow(OptionError)
+          await refused(cluster.getMembers(options))
+          expect(() => cluster.watchMembers(options)).toThrow(OptionError)
+          await refused(cluster.createMembership().register(options))
+          await refused(membership.register(options))
+          await refused(membership.whenRegistered(options))
+          await refused(membership.setData('changed', options))
+          await refused(membership.deregister(options))
+        }
+        await expect(cluster.getMembers({ fresh: 'yes' as unknown as boolean })).rejects.toThrow(OptionError)
+        expect(membership.lease).toBeDefined()
+      })
+    },
+  )
+
+  check('contract: what cannot be fenced with is a TypeError at once', async (world) => {
+    const membership = await join(world.open())
+    const query = (): Promise<never> => Promise.reject(new Error('it was asked'))
+    const pgPool = { totalCount: 0, idleCount: 0, waitingCount: 0, connect: query, query }
+    for (const client of [undefined, null, 5, {}, { query: 'select' }, pgPool, { $pool: {}, query }]) {
+      await expect(membership.fence(client as { query: () => Promise<never> })).rejects.toThrow(TypeError)
+    }
+  })
+
   check('contract: with an aborted signal, reads reject and watchers end', async (world) => {
     const cluster = world.open()
     const reason = new Error('too late')

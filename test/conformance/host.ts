@@ -56,6 +56,33 @@ export function host(check: Declare): void {
     expect(reasons).toHaveLength(MANY)
   })
 
+  check(
+    'promise 12: signals that are not of Node end waits and watches as those of Node do',
+    async (world) => {
+      const cluster = world.open()
+      const membership = await join(cluster)
+      await cluster.getMembers()
+      await world.disconnect(cluster)
+      const foreign = new ForeignSignal()
+      const signal = foreign as unknown as AbortSignal
+      const watcher = cluster.watchMembers({ signal })
+      await step(watcher)
+      const [watched, read, left] = [
+        watcher.next(),
+        cluster.getMembers({ signal, fresh: true }),
+        membership.deregister({ signal }),
+      ].map(outcomeOf)
+      foreign.abort('enough')
+      expect(await bounded(Promise.all([watched, read, left]), 'all of them end')).toMatchObject([
+        { done: true },
+        { name: 'AbortError', cause: 'enough' },
+        { name: 'AbortError', cause: 'enough' },
+      ])
+      expect(foreign.listeners).toBe(0)
+      await expect(cluster.getMembers({ signal, fresh: true })).rejects.toMatchObject({ name: 'AbortError' })
+    },
+  )
+
   check('promise 12: what nobody waits for is no unhandled rejection', async (world) => {
     const unhandled: unknown[] = []
     const note = (error: unknown): void => void unhandled.push(error)
@@ -76,6 +103,34 @@ export function host(check: Declare): void {
     }
     expect(unhandled).toEqual([])
   })
+}
+
+/** As a polyfill makes them: no EventTarget of Node's, and it knows nothing of `once`. */
+class ForeignSignal {
+  readonly #callbacks = new Set<() => void>()
+  aborted = false
+  reason: unknown
+
+  get listeners(): number {
+    return this.#callbacks.size
+  }
+
+  addEventListener(_type: 'abort', callback: () => void): void {
+    this.#callbacks.add(callback)
+  }
+
+  removeEventListener(_type: 'abort', callback: () => void): void {
+    this.#callbacks.delete(callback)
+  }
+
+  abort(reason: unknown): void {
+    Object.assign(this, { aborted: true, reason })
+    for (const callback of this.#callbacks) callback()
+  }
+}
+
+function outcomeOf(call: Promise<unknown>): Promise<unknown> {
+  return call.catch((error: unknown) => error)
 }
 
 /** The process warnings that are emitted meanwhile. */

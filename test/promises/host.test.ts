@@ -1,3 +1,5 @@
+import { execFile } from 'node:child_process'
+import { promisify } from 'node:util'
 import { migrate } from 'pg-membership'
 import type { PostgresClusterOptions } from 'pg-membership'
 import { afterAll, expect, test } from 'vitest'
@@ -128,4 +130,70 @@ test('promise 12: a process of which every query fails for good hears of it by i
   await expect(worker.ask('join', {})).rejects.toThrow('SchemaError')
   await worker.ask('close')
   await expectCleanExit(worker)
+})
+
+/** What a program prints that does this with `url` and the library, in a process that nothing but its end is heard of. */
+async function printed(program: string): Promise<unknown> {
+  const script = `
+    import { PostgresCluster } from 'pg-membership'
+    import pg from 'pg'
+    const url = process.env.URL
+    const name = process.env.NAME
+    const outcome = async (options, signal = AbortSignal.timeout(8_000)) => {
+      const cluster = new PostgresCluster({ name, closeTimeoutMs: 500, ...options })
+      const members = await cluster.getMembers({ signal }).catch((error) => error.lastError ?? error)
+      await cluster.close()
+      return Array.isArray(members) ? 'works' : \`\${members.name}: \${members.message}\`
+    }
+    ${program}`
+  const { stdout, stderr } = await promisify(execFile)(
+    process.execPath,
+    ['--input-type=module', '-e', script],
+    { env: { ...process.env, URL: server.url, NAME: uniqueName() }, timeout: 20_000 },
+  )
+  expect(stderr).toBe('')
+  return JSON.parse(stdout)
+}
+
+test('promise 12: whatever a connection function does, the process lives: what can work works, the rest is told', async () => {
+  const { outcomes } = (await printed(`
+    const functions = {
+      synchronous: () => url,
+      thenable: () => ({ then: (resolve) => resolve(url) }),
+      throws: () => { throw new TypeError('no such variable') },
+      throwsNothing: () => { throw undefined },
+      rejects: () => Promise.reject(new Error('no secret today')),
+      nothing: () => undefined,
+      pool: () => new pg.Pool(),
+      client: () => new pg.Client(),
+      options: () => ({ connectionString: url, options: 5 }),
+      nested: () => () => url,
+    }
+    const outcomes = {}
+    for (const [key, connection] of Object.entries(functions)) {
+      const signal = AbortSignal.timeout(key.startsWith('throws') || key === 'rejects' ? 500 : 8_000)
+      outcomes[key] = await outcome({ connection }, signal)
+    }
+    console.log(JSON.stringify({ outcomes }))`)) as { outcomes: Record<string, string> }
+  expect(outcomes).toMatchObject({ synchronous: 'works', thenable: 'works' })
+  expect(outcomes.throws).toBe('TypeError: no such variable')
+  expect(outcomes.throwsNothing).toBe('Error: undefined')
+  expect(outcomes.rejects).toBe('Error: no secret today')
+  for (const refused of ['nothing', 'pool', 'client', 'options', 'nested']) {
+    expect(outcomes[refused]).toMatch(/^OptionError: Option connection/)
+  }
+})
+
+test('promise 12: a logger that rejects, throws, or returns what is no promise, harms nobody', async () => {
+  const results = await printed(`
+    const logger = (log) => ({ debug: log, info: log, warn: log, error: log })
+    const reject = async () => { throw new Error('the disk is full') }
+    const getter = () => ({ get then() { throw new Error('no then') } })
+    const odd = () => ({ then: (resolve, reject) => { reject(new Error('later')); throw new Error('now') } })
+    const results = []
+    for (const log of [reject, getter, odd, () => 5]) {
+      results.push(await outcome({ connection: url, logger: logger(log) }))
+    }
+    console.log(JSON.stringify(results))`)
+  expect(results).toEqual(['works', 'works', 'works', 'works'])
 })
