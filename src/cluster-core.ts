@@ -135,7 +135,7 @@ export class ClusterCore implements Cluster {
       hearing: (hearing) => {
         this.#hearing = hearing
         this.#noteMode()
-        this.#reader.hint()
+        this.#reader.missed()
       },
       distrust: () => this.#registrations.distrust(),
       reconnect: () => {

@@ -5,6 +5,10 @@
  * pollMs asks for a refresh. One runs at a time, with one dirty flag: a thousand hints cost one or two.
  * How one goes is in refresh.ts.
  *
+ * Anybody who may connect can send hints. Where one turned out to say nothing, the next one has to wait
+ * for a lull, which doubles each time up to pollMs. It ends with the first change that is found. What
+ * others ask for never waits.
+ *
  * A lower revision is the lag of a standby, and ignored; from a primary, it is a failover that lost
  * commits: everything is read, and it is reported. So is another history that has reached the cached
  * revision, or passed it.
@@ -36,6 +40,10 @@ export interface CachedReaderOptions {
 }
 
 const MAX_BACKOFF_MS = 1_000
+/** After the first hint that said nothing. Hints of one's own changes do, where those were seen already. */
+const FIRST_LULL_MS = 2
+/** The longest, where polls are rarer. */
+const MAX_LULL_MS = 5_000
 
 export class CachedReader {
   readonly #options: CachedReaderOptions
@@ -51,6 +59,8 @@ export class CachedReader {
   #confirmedMs: number | undefined
   #dirty = true
   #hinted = false
+  #lullMs = 0
+  #lullEndsMs = -Infinity
   #closed = false
 
   constructor(options: CachedReaderOptions) {
@@ -93,8 +103,14 @@ export class CachedReader {
     await wait
   }
 
-  /** Something may have changed. */
+  /** Something may have changed, says somebody. */
   hint(): void {
+    this.#hinted = true
+    if (this.#isRead()) this.#loop.wake()
+  }
+
+  /** Hints may have been missed. */
+  missed(): void {
     this.#hinted = true
     this.refresh()
   }
@@ -134,6 +150,7 @@ export class CachedReader {
     const nowMs = monotonicMs()
     if (nowMs < dueMs) return dueMs - nowMs
     const hinted = this.#hinted
+    const hintedOnly = hinted && nowMs < this.#dueMs(false)
     const surprised = !hinted && this.#asked.size === 0 && this.#position !== undefined
     this.#dirty = this.#hinted = false
     const cached = this.#snapshot && this.#position && { snapshot: this.#snapshot, position: this.#position }
@@ -152,14 +169,25 @@ export class CachedReader {
     this.#take(outcome)
     this.#confirmedMs = refresh.startedMs
     this.#asked.resolve(undefined, refresh.rank)
+    if (outcome.kind !== 'same') this.#lullMs = 0
+    else if (hintedOnly) this.#lullMs = this.#longerLullMs()
+    if (outcome.kind !== 'same' || hintedOnly) this.#lullEndsMs = monotonicMs() + this.#lullMs
     if (surprised && outcome.kind !== 'same') onSurprise()
     if (refresh.steps.sweepOverdue) onSweepOverdue()
     return this.#dueMs() - monotonicMs()
   }
 
-  #dueMs(): number {
+  #dueMs(hinted = this.#hinted): number {
     if (this.#dirty || this.#asked.size > 0 || this.#confirmedMs === undefined) return -Infinity
-    return this.#confirmedMs + this.#options.pollMs
+    const pollDueMs = this.#confirmedMs + this.#options.pollMs
+    return hinted ? Math.min(this.#lullEndsMs, pollDueMs) : pollDueMs
+  }
+
+  #longerLullMs(): number {
+    const { pollMs } = this.#options
+    // Where nobody polls, hints are all there is.
+    if (pollMs === Infinity) return 0
+    return Math.min(this.#lullMs * 2 || FIRST_LULL_MS, pollMs, MAX_LULL_MS)
   }
 
   /** Until somebody does, nothing is refreshed. */
