@@ -142,7 +142,7 @@ export class ClusterCore implements Cluster {
       hearing: (hearing) => {
         this.#hearing = hearing
         this.#noteMode()
-        this.#reader.hint()
+        this.#reader.missed()
       },
       distrust: () => this.#registrations.distrust(),
       reconnect: () => {

@@ -13,10 +13,11 @@ import type { QueryClient } from './query-client.js'
 import { Report } from './report.js'
 import type { Change } from './snapshot.js'
 import type {
+  ChangesReading,
   Departure,
   Heartbeat,
+  MembersReading,
   Position,
-  Reading,
   Registration,
   Sighting,
   Store,
@@ -124,18 +125,20 @@ class Table {
     return { ...(this.#log.at(-1)?.position ?? { revision: 0, stamp: '' }), sweepOverdue: false }
   }
 
-  read(since: Position | undefined): Reading {
-    const { sighting } = this
-    if (since?.revision === sighting.revision) return { kind: 'same', ...sighting }
-    if (since !== undefined) {
-      return {
-        kind: 'changes',
-        ...sighting,
-        changes: this.#log.slice(since.revision).map(({ change }) => change),
-      }
+  readChanges(since: Position, upTo?: number): ChangesReading {
+    const read = this.#log.slice(since.revision, upTo)
+    return {
+      ...this.sighting,
+      history: 'same',
+      changes: read.map(({ change }) => change),
+      reached: read.at(-1)?.position ?? since,
     }
-    const members = [...this.members.values()].sort((a, b) => a.token - b.token)
-    return { kind: 'all', ...sighting, recovering: false, diverged: false, members }
+  }
+
+  readMembers(after: number): MembersReading {
+    const members = [...this.members.values()].filter(({ token }) => token > after)
+    members.sort((a, b) => a.token - b.token)
+    return { ...this.sighting, history: 'same', members, complete: true, recovering: false }
   }
 
   register(id: string, data: string, floor: number): number {
@@ -203,9 +206,14 @@ class MemoryStore implements Store {
     return () => this.#table.hints.delete(hint)
   }
 
-  async read(since: Position | undefined): Promise<Reading> {
+  async readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
     await this.#cord.pull()
-    return this.#table.read(since)
+    return this.#table.readChanges(since, upTo)
+  }
+
+  async readMembers(after: number): Promise<MembersReading> {
+    await this.#cord.pull()
+    return this.#table.readMembers(after)
   }
 
   async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {

@@ -3,7 +3,11 @@
  *
  * A hint, a reconnection, a heartbeat that shows another position, or the cache going unconfirmed for
  * pollMs asks for a refresh. One runs at a time, with one dirty flag: a thousand hints cost one or two.
- * A refresh reads what happened since the cached position; everything, when that is not known any more.
+ * How one goes is in refresh.ts.
+ *
+ * Anybody who may connect can send hints. Where one turned out to say nothing, the next one has to wait
+ * for a lull, which doubles each time up to pollMs. It ends with the first change that is found. What
+ * others ask for never waits.
  *
  * A lower revision is the lag of a standby, and ignored; from a primary, it is a failover that lost
  * commits: everything is read, and it is reported. So is another history that has reached the cached
@@ -17,8 +21,9 @@ import { Latest } from './latest.js'
 import { Loop } from './loop.js'
 import type { Member } from './member.js'
 import type { Report } from './report.js'
-import { sameMembers, snapshotAfter, snapshotOf, type Snapshot } from './snapshot.js'
-import type { Position, Reading, Store } from './store.js'
+import { Refresh, type Outcome } from './refresh.js'
+import { sameMembers, type Snapshot } from './snapshot.js'
+import { samePosition, type Position, type Store } from './store.js'
 
 export interface CachedReaderOptions {
   readonly store: Store
@@ -35,6 +40,10 @@ export interface CachedReaderOptions {
 }
 
 const MAX_BACKOFF_MS = 1_000
+/** After the first hint that said nothing. Hints of one's own changes do, where those were seen already. */
+const FIRST_LULL_MS = 2
+/** The longest, where polls are rarer. */
+const MAX_LULL_MS = 5_000
 
 export class CachedReader {
   readonly #options: CachedReaderOptions
@@ -43,11 +52,15 @@ export class CachedReader {
   /** Those who wait for a refresh that begins after they asked, ranked by when they did. */
   readonly #asked = new Waiting<undefined>()
   #refreshes = 0
+  /** Under way, or to be gone on with after a failure; `rank`: whom it answers. */
+  #refresh: { readonly steps: Refresh; readonly rank: number; readonly startedMs: number } | undefined
   #snapshot: Snapshot | undefined
   #position: Position | undefined
   #confirmedMs: number | undefined
   #dirty = true
   #hinted = false
+  #lullMs = 0
+  #lullEndsMs = -Infinity
   #closed = false
 
   constructor(options: CachedReaderOptions) {
@@ -90,15 +103,20 @@ export class CachedReader {
     await wait
   }
 
-  /** Something may have changed. */
+  /** Something may have changed, says somebody. */
   hint(): void {
+    this.#hinted = true
+    if (this.#isRead()) this.#loop.wake()
+  }
+
+  /** Hints may have been missed. */
+  missed(): void {
     this.#hinted = true
     this.refresh()
   }
 
   refresh(): void {
-    // Nobody reads yet.
-    if (this.#snapshot === undefined && this.#asked.size === 0) return
+    if (!this.#isRead()) return
     this.#dirty = true
     this.#loop.wake()
   }
@@ -111,7 +129,7 @@ export class CachedReader {
 
   /** The database was at this position, at some moment after `startedMs`. */
   confirm(position: Position, startedMs: number): void {
-    if (position.revision === this.#position?.revision && position.stamp === this.#position.stamp) {
+    if (this.#position !== undefined && samePosition(position, this.#position)) {
       this.#confirmedMs = Math.max(this.#confirmedMs ?? 0, startedMs)
     } else {
       this.refresh()
@@ -127,24 +145,55 @@ export class CachedReader {
   }
 
   async #run(): Promise<number> {
-    const { store, pollMs, report, onAnswer, onSurprise, onSweepOverdue } = this.#options
-    const startedMs = monotonicMs()
-    const dueMs = (this.#confirmedMs ?? -Infinity) + pollMs
-    if (!this.#dirty && startedMs < dueMs) return dueMs - startedMs
-    this.#dirty = false
-    const begun = this.#refreshes++
-    const surprised = !this.#hinted && this.#asked.size === 0 && this.#position !== undefined
-    this.#hinted = false
-    const reading = await store.read(this.#position)
-    if (this.#isClosed()) return Infinity
-    onAnswer(true)
+    const { store, report, onAnswer, onSurprise, onSweepOverdue } = this.#options
+    const dueMs = this.#dueMs()
+    const nowMs = monotonicMs()
+    if (nowMs < dueMs) return dueMs - nowMs
+    const hinted = this.#hinted
+    const hintedOnly = hinted && nowMs < this.#dueMs(false)
+    const surprised = !hinted && this.#asked.size === 0 && this.#position !== undefined
+    this.#dirty = this.#hinted = false
+    const cached = this.#snapshot && this.#position && { snapshot: this.#snapshot, position: this.#position }
+    const refresh = (this.#refresh ??= {
+      steps: new Refresh(store, cached),
+      rank: this.#refreshes++,
+      startedMs: nowMs,
+    })
+    let outcome: Outcome | undefined
+    while (outcome === undefined) {
+      outcome = await refresh.steps.step()
+      if (this.#isClosed()) return Infinity
+      onAnswer(true)
+    }
+    this.#refresh = undefined
     report.succeeded('refresh')
-    this.#take(reading)
-    this.#confirmedMs = startedMs
-    this.#asked.resolve(undefined, begun)
-    if (surprised && reading.kind !== 'same') onSurprise()
-    if (reading.sweepOverdue) onSweepOverdue()
-    return pollMs
+    this.#take(outcome)
+    this.#confirmedMs = refresh.startedMs
+    this.#asked.resolve(undefined, refresh.rank)
+    if (outcome.kind !== 'same') this.#lullMs = 0
+    else if (hintedOnly) this.#lullMs = this.#longerLullMs()
+    if (outcome.kind !== 'same' || hintedOnly) this.#lullEndsMs = monotonicMs() + this.#lullMs
+    if (surprised && outcome.kind !== 'same') onSurprise()
+    if (refresh.steps.sweepOverdue) onSweepOverdue()
+    return this.#dueMs() - monotonicMs()
+  }
+
+  #dueMs(hinted = this.#hinted): number {
+    if (this.#dirty || this.#asked.size > 0 || this.#confirmedMs === undefined) return -Infinity
+    const pollDueMs = this.#confirmedMs + this.#options.pollMs
+    return hinted ? Math.min(this.#lullEndsMs, pollDueMs) : pollDueMs
+  }
+
+  #longerLullMs(): number {
+    const { pollMs } = this.#options
+    // Where nobody polls, hints are all there is.
+    if (pollMs === Infinity) return 0
+    return Math.min(this.#lullMs * 2 || FIRST_LULL_MS, pollMs, MAX_LULL_MS)
+  }
+
+  /** Until somebody does, nothing is refreshed. */
+  #isRead(): boolean {
+    return this.#snapshot !== undefined || this.#asked.size > 0
   }
 
   // Behind `await`, another call may have closed it.
@@ -164,42 +213,33 @@ export class CachedReader {
     this.#options.onAnswer(false)
     this.#options.report.failed('refresh', permanent ?? error)
     if (permanent === undefined) return undefined
+    // Perhaps nobody asks again: what has been read so far would be kept for nothing.
+    this.#refresh = undefined
     this.#asked.reject(permanent)
     this.#latest.fail(permanent)
     // A wrong password is not tried again until somebody asks; what worked once may work again.
     return this.#snapshot === undefined ? Infinity : this.#options.pollMs
   }
 
-  #take(reading: Reading): void {
+  #take(outcome: Outcome): void {
+    if (outcome.kind === 'same') return
     const { report, onSnapshot } = this.#options
-    const before = this.#snapshot
-    if (reading.kind === 'same') return
-    if (reading.kind === 'changes') {
-      if (before === undefined) return
-      this.#snapshot = snapshotAfter(before, reading.revision, reading.changes)
-    } else {
-      const seen = this.#position ?? { revision: 0, stamp: '' }
-      const regressed = reading.revision < seen.revision
-      if (regressed && reading.recovering) return
-      if (
-        regressed ||
-        reading.diverged ||
-        (before !== undefined && reading.revision === seen.revision && reading.stamp !== seen.stamp)
-      ) {
-        const details = { from: seen.revision, to: reading.revision }
-        report.log('error', details, 'The database lost commits: its history is another')
-        report.publish('error', {
-          doing: 'refresh',
-          error: new Error('The database lost commits'),
-          ...details,
-        })
-      }
-      this.#snapshot = snapshotOf(reading.revision, reading.members, before)
+    const { snapshot, position } = outcome
+    const details = { from: this.#position?.revision ?? 0, to: position.revision }
+    if (outcome.otherHistory) {
+      report.log('error', details, 'The database lost commits: its history is another')
+      report.publish('error', { doing: 'refresh', error: new Error('The database lost commits'), ...details })
     }
-    this.#position = { revision: reading.revision, stamp: reading.stamp }
-    const { revision, members } = this.#snapshot
-    report.publish('snapshot', { revision, members: members.length, full: reading.kind === 'all' })
-    onSnapshot(this.#snapshot)
+    if (outcome.misfit) {
+      const error = new Error('The log does not fit the members: all were read')
+      report.log('error', details, error.message)
+      report.publish('error', { doing: 'refresh', error, ...details })
+    }
+    this.#snapshot = snapshot
+    this.#position = position
+    const { revision, members } = snapshot
+    report.publish('snapshot', { revision, members: members.length, full: outcome.kind === 'all' })
+    onSnapshot(snapshot)
     this.#latest.publish(members)
   }
 }

@@ -33,30 +33,61 @@ class FrozenSnapshot implements Snapshot {
   }
 }
 
-/** From a full read; members that did not change keep their identity. `members` are in token order. */
+/** Of members in token order; those that did not change keep their identity. */
 export function snapshotOf(revision: number, members: readonly Member[], previous?: Snapshot): Snapshot {
-  const kept = members.map((member) => {
-    const before = previous?.get(member.id)
-    return before !== undefined && sameMember(before, member) ? before : freezeMember(member)
-  })
-  return new FrozenSnapshot(revision, kept)
+  return new FrozenSnapshot(
+    revision,
+    members.map((member) => keptMember(member, previous)),
+  )
 }
 
-/** From a snapshot and what happened since. A change is applied to the one registration it names, or to none. */
-export function snapshotAfter(previous: Snapshot, revision: number, changes: readonly Change[]): Snapshot {
+/** As it was before, where nothing about it has changed. */
+export function keptMember(member: Member, previous: Snapshot | undefined): Member {
+  const before = previous?.get(member.id)
+  if (before !== undefined && sameMember(before, member)) return before
+  return Object.isFrozen(member) ? member : freezeMember(member)
+}
+
+/**
+ * From a snapshot and all that happened since. undefined: a change fits nothing there. Whoever joins was not
+ * there, and whoever changes or leaves was: otherwise snapshot or log is wrong, and only the table tells.
+ */
+export function snapshotAfter(
+  previous: Snapshot,
+  revision: number,
+  changes: readonly Change[],
+): Snapshot | undefined {
   const members = previous.members.slice()
+  const ids = changes.some(({ kind }) => kind === 'joined') ? new Set(members.map(({ id }) => id)) : undefined
   for (const { kind, member } of changes) {
     const at = positionOf(members, member.token)
-    const present = members[at]
-    const found = present?.id === member.id && present.token === member.token
+    const present = members[at]?.token === member.token ? members[at] : undefined
     if (kind === 'joined') {
-      if (!found) members.splice(at, 0, freezeMember(member))
-    } else if (found) {
-      if (kind === 'left') members.splice(at, 1)
-      else members[at] = freezeMember({ ...present, data: member.data })
+      if (present !== undefined || ids?.has(member.id) === true) return undefined
+      ids?.add(member.id)
+      members.splice(at, 0, freezeMember(member))
+    } else {
+      if (present?.id !== member.id) return undefined
+      if (kind === 'left') {
+        ids?.delete(member.id)
+        members.splice(at, 1)
+      } else members[at] = freezeMember({ ...present, data: member.data })
     }
   }
   return new FrozenSnapshot(revision, members)
+}
+
+/**
+ * Brings a list that was read while these changes happened to where it is after them, whichever of them it
+ * has seen already: each tells all there is to know about the registration that it names.
+ */
+export function catchUp(members: Member[], changes: readonly Change[]): void {
+  for (const { kind, member } of changes) {
+    const at = positionOf(members, member.token)
+    const found = members[at]?.token === member.token
+    if (kind === 'left') members.splice(at, found ? 1 : 0)
+    else members.splice(at, found ? 1 : 0, freezeMember(member))
+  }
 }
 
 /** Whether a watcher of the one would see anything new in the other. */

@@ -7,19 +7,26 @@ import type { Member } from './member.js'
 import type { Timing } from './options.js'
 import { checkSchemaVersion, quoteIdentifier } from './schema.js'
 import type { Change } from './snapshot.js'
-import type {
-  Departure,
-  Heartbeat,
-  Position,
-  Reading,
-  Registration,
-  Sighting,
-  Store,
-  Sweep,
+import {
+  samePosition,
+  type ChangesReading,
+  type Departure,
+  type Heartbeat,
+  type MembersReading,
+  type Position,
+  type Reading,
+  type Registration,
+  type Sighting,
+  type Store,
+  type Sweep,
 } from './store.js'
 
-/** Behind by more than this, everything is read instead. */
-const MAX_CHANGES = 1_000
+/** One statement reads at most this many rows, and no more than the largest member, which has to fit anyway. */
+const PAGE_ROWS = 2_000
+const PAGE_BYTES = 1_048_576
+/** Of what a row is beside its data, about. */
+const ROW_BYTES = 100
+const MAX_BIGINT = '9223372036854775807'
 
 // All values come as PostgreSQL writes them: applications change pg's parsers for the whole process.
 
@@ -38,6 +45,21 @@ interface MemberRow {
   /** In base64, whatever bytea_output is. */
   data: string | null
   registered_at: string
+}
+
+interface ChangeRow {
+  stamp_then: string | null
+  reached: string | null
+  reached_stamp: string
+  kind: Change['kind']
+}
+
+interface MembersRow {
+  version: string
+  compatible_from: string
+  recovering: 't' | 'f'
+  stamp_then: string | null
+  last_token: string | null
 }
 
 export class Statements implements Store {
@@ -64,69 +86,62 @@ export class Statements implements Store {
     return one(rows).channel
   }
 
-  async read(since: Position | undefined): Promise<Reading> {
-    const known = since !== undefined && since.stamp !== ''
-    if (!known) return await this.#readAll()
-    return (await this.#readSince(since)) ?? (await this.#readAll(since))
-  }
-
-  /** undefined: what happened since is not known any more, or is too much. */
-  async #readSince(since: Position): Promise<Reading | undefined> {
-    const { rows } = await sql<HeadRow & MemberRow & { known: 't' | 'f'; kind: Change['kind'] }>`
+  async readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
+    const { rows } = await sql<HeadRow & MemberRow & ChangeRow>`
       select c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
-        e.kind, e.member as id, e.token, ${memberColumns('e')},
-        exists (
-          select from ${this.#name('events')} seen
-          where seen.cluster = c.name and seen.revision = ${since.revision} and seen.stamp = ${since.stamp}
-        ) as known
+        ${this.#stampAt(since)} as stamp_then,
+        e.revision as reached, e.stamp as reached_stamp, e.kind, e.member as id, e.token, ${memberColumns('e')}
       from ${this.#name('clusters')} c
-      left join ${this.#name('events')} e on e.cluster = c.name and e.revision > ${since.revision}
+      left join ${page(
+        sql`
+        select * from ${this.#name('events')} l
+        where l.cluster = ${this.#cluster} and l.revision > ${since.revision} and l.revision <= ${upTo ?? MAX_BIGINT}
+        order by l.revision limit ${PAGE_ROWS}`,
+        'revision',
+      )} e on true
       where c.name = ${this.#cluster}
-      order by e.revision
-      limit ${MAX_CHANGES + 1}`.execute(this.#heartbeats)
-    const [head] = rows
-    if (head === undefined) return undefined
-    const sighting = sightingOf(head)
-    if (sighting.revision === since.revision && sighting.stamp === since.stamp)
-      return { kind: 'same', ...sighting }
-    if (head.known === 'f' || head.id === null || rows.length > MAX_CHANGES) return undefined
+      order by e.revision`.execute(this.#heartbeats)
+    const sighting = sightingOf(rows[0])
+    const history = historyOf(since, sighting, rows[0])
+    const logged = history === 'same' ? rows.filter(({ id }) => id !== null) : []
     // Trimming may have left a hole.
-    if (rows.length !== sighting.revision - since.revision) return undefined
+    const whole = logged.every(({ reached }, n) => Number(reached) === since.revision + n + 1)
+    const last = whole ? logged.at(-1) : undefined
     return {
-      kind: 'changes',
       ...sighting,
-      changes: rows.map((row) => ({ kind: row.kind, member: memberOf(row) })),
+      history: whole ? history : 'unknown',
+      changes: whole ? logged.map((row) => ({ kind: row.kind, member: memberOf(row) })) : [],
+      reached: last === undefined ? since : { revision: Number(last.reached), stamp: last.reached_stamp },
     }
   }
 
-  async #readAll(since?: Position): Promise<Reading> {
-    const { rows } = await sql<
-      HeadRow & {
-        version: string
-        compatible_from: string
-        recovering: 't' | 'f'
-        diverged: 't' | 'f'
-      } & MemberRow
-    >`
+  async readMembers(after: number, since?: Position): Promise<MembersReading> {
+    const { rows } = await sql<HeadRow & MemberRow & MembersRow>`
       select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
-        exists (
-          select from ${this.#name('events')} e
-          where e.cluster = ${this.#cluster} and e.revision = ${since?.revision ?? 0} and e.stamp <> ${since?.stamp ?? null}
-        ) as diverged,
         c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
+        ${this.#stampAt(since)} as stamp_then,
+        (select max(l.token) from ${this.#name('members')} l where l.cluster = ${this.#cluster}) as last_token,
         m.id, m.token, ${memberColumns('m')}
       from ${this.#name('schema_version')}() v
       left join ${this.#name('clusters')} c on c.name = ${this.#cluster}
-      left join ${this.#name('members')} m on m.cluster = c.name
+      left join ${page(
+        sql`
+        select * from ${this.#name('members')} l
+        where l.cluster = ${this.#cluster} and l.token > ${after}
+        order by l.token limit ${PAGE_ROWS}`,
+        'token',
+      )} m on m.cluster = c.name
       order by m.token`.execute(this.#heartbeats)
     const head = one(rows)
     checkSchemaVersion({ version: Number(head.version), compatibleFrom: Number(head.compatible_from) })
+    const sighting = sightingOf(head)
+    const members = rows.filter(({ id }) => id !== null).map(memberOf)
     return {
-      kind: 'all',
-      ...sightingOf(head),
+      ...sighting,
+      history: since === undefined ? 'unknown' : historyOf(since, sighting, head),
       recovering: head.recovering === 't',
-      diverged: head.diverged === 't',
-      members: rows.filter((row) => row.id !== null).map(memberOf),
+      members,
+      complete: members.length === 0 || members.at(-1)?.token === Number(head.last_token),
     }
   }
 
@@ -214,6 +229,14 @@ export class Statements implements Store {
   #name(name: string): RawBuilder<unknown> {
     return sql.id(this.#schema, name)
   }
+
+  /** Of the event at a position's revision, as the log has it now. */
+  #stampAt(position: Position | undefined): RawBuilder<unknown> {
+    return sql`(
+      select seen.stamp from ${this.#name('events')} seen
+      where seen.cluster = ${this.#cluster} and seen.revision = ${position?.revision ?? null}
+    )`
+  }
 }
 
 function one<T>(rows: readonly T[]): T {
@@ -226,8 +249,32 @@ function strings(json: string | null): readonly string[] {
   return json === null ? [] : (JSON.parse(json) as string[])
 }
 
-function sightingOf({ revision, stamp, sweep_overdue }: HeadRow): Sighting {
+/** Of a cluster that does not exist, there is no row, or one of nulls. */
+function sightingOf(head: HeadRow | undefined): Sighting {
+  const { revision, stamp, sweep_overdue } = head ?? {}
   return { revision: Number(revision ?? 0), stamp: stamp ?? '', sweepOverdue: sweep_overdue === 't' }
+}
+
+function historyOf(
+  since: Position,
+  head: Position,
+  row: { readonly stamp_then: string | null } | undefined,
+): Reading['history'] {
+  if (samePosition(since, head)) return 'same'
+  const then = since.revision === head.revision ? head.stamp : (row?.stamp_then ?? '')
+  if (then === '' || since.stamp === '') return 'unknown'
+  return then === since.stamp ? 'same' : 'other'
+}
+
+/** The first of these rows that are together no larger than a page, and at least one. */
+function page(rows: RawBuilder<unknown>, order: string): RawBuilder<unknown> {
+  return sql`(
+    select * from (
+      select l.*, sum(l.size) over (order by ${sql.ref(order)} rows unbounded preceding) as size_so_far
+      from (select l.*, coalesce(octet_length(l.data), 0) + ${ROW_BYTES}::integer as size from (${rows}) l) l
+    ) l
+    where l.size_so_far <= ${PAGE_BYTES} or l.size_so_far = l.size
+  )`
 }
 
 function memberOf({ id, token, data, registered_at }: MemberRow): Member {

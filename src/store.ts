@@ -10,6 +10,10 @@ export interface Position {
   readonly stamp: string
 }
 
+export function samePosition(a: Position, b: Position): boolean {
+  return a.revision === b.revision && a.stamp === b.stamp
+}
+
 /** One stay of a member; what names a row beyond doubt. */
 export interface Registration {
   readonly id: string
@@ -22,19 +26,27 @@ export interface Sighting extends Position {
   readonly sweepOverdue: boolean
 }
 
-export type Reading = Sighting &
-  (
-    | { readonly kind: 'same' }
-    | { readonly kind: 'changes'; readonly changes: readonly Change[] }
-    | {
-        readonly kind: 'all'
-        readonly members: readonly Member[]
-        /** From a standby, whose view may be old. */
-        readonly recovering: boolean
-        /** The log has something else at the position that was asked about. */
-        readonly diverged: boolean
-      }
-  )
+/** What one statement reads of a cluster: bounded in bytes, so that it fits into its time. */
+export interface Reading extends Sighting {
+  /** What the history has at the position that was asked about: unknown where the log was trimmed, or ends before. */
+  readonly history: 'same' | 'other' | 'unknown'
+}
+
+export interface ChangesReading extends Reading {
+  /** The first of those that were asked for, at least one if there is any; none unless history is 'same'. */
+  readonly changes: readonly Change[]
+  /** The position after them. */
+  readonly reached: Position
+}
+
+export interface MembersReading extends Reading {
+  /** In token order, at least one if there is any. */
+  readonly members: readonly Member[]
+  /** There are no more. */
+  readonly complete: boolean
+  /** From a standby, whose view may be old. */
+  readonly recovering: boolean
+}
 
 export interface Heartbeat extends Sighting {
   /** Ids whose rows somebody holds locked: renewed, unless they were about to be removed. */
@@ -59,8 +71,10 @@ export interface Departure {
 }
 
 export interface Store {
-  /** What happened since; everything when that is not known, or nothing was read yet. */
-  read(since: Position | undefined): Promise<Reading>
+  /** What happened since, up to a revision if one is given. */
+  readChanges(since: Position, upTo?: number): Promise<ChangesReading>
+  /** The members whose tokens are above `after`. */
+  readMembers(after: number, since?: Position): Promise<MembersReading>
   heartbeat(registrations: readonly Registration[]): Promise<Heartbeat>
   /**
    * The tokens by id; undefined where another cluster holds the id. Left out: try again. A retry finds its

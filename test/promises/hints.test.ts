@@ -1,7 +1,8 @@
+import { setInterval } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
 import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
 import { tableOf, typeMembers } from '../support/event-log.js'
-import { openAdmin, openCluster, openProxy } from '../support/opened.js'
+import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
@@ -141,4 +142,88 @@ test('promise 10: through a flood of hints a true change shows, and most of them
   await until(() => cluster.snapshot?.revision === 2, { withinMs: 2_000, message: 'the true change shows' })
   await flood
   expect(reads()).toBeLessThan(sent / 2)
+})
+
+/** Sends hints one by one, at about this rate, until it is stopped; tells how many it has sent. */
+function pester(
+  stranger: AdminClient,
+  channel: string,
+  perSecond: number,
+): { sent: number; stop(): Promise<void> } {
+  const stopped = new AbortController()
+  const pestering = {
+    sent: 0,
+    stop: async () => {
+      stopped.abort()
+      await running
+    },
+  }
+  const run = async (): Promise<void> => {
+    try {
+      for await (const tick of setInterval(1_000 / perSecond, 1, { signal: stopped.signal })) {
+        await stranger.query(`notify ${channel}`)
+        pestering.sent += tick
+      }
+    } catch (error) {
+      if (!stopped.signal.aborted) throw error
+    }
+  }
+  const running = run()
+  return pestering
+}
+
+test('promise 10: a stranger who sends 150 hints a second for nothing costs little more than the polls', async () => {
+  const admin = await openAdmin()
+  const proxy = await openProxy()
+  const name = uniqueName()
+  await typeMembers(admin, schema, name, ['one'])
+  const readers = Array.from({ length: 5 }, () =>
+    openCluster({
+      schema,
+      name,
+      connection: proxy.throughIt,
+      listenConnection: databaseUrl(),
+      ttlMs: NEVER_MS,
+      pollMs: 1_000,
+    }),
+  )
+  for (const reader of readers) await reader.getMembers()
+  await until(() => readers.every(({ status }) => status.mode === 'listening'), { message: 'all listen' })
+  const reads = countReads(proxy)
+  const startedMs = performance.now()
+  const pestering = pester(await unrelated(), await channelOf(admin, name), 150)
+  await until(() => pestering.sent >= 400, { message: '400 hints' })
+  const polls = Math.ceil((performance.now() - startedMs) / 1_000)
+  // From a few milliseconds to a poll by doubling is a dozen reads; then one a poll.
+  expect(reads()).toBeLessThan(readers.length * (12 + 2 * polls))
+
+  await typeMembers(admin, schema, name, ['two'])
+  await until(() => readers.every(({ snapshot }) => snapshot?.revision === 2), {
+    withinMs: 2_000,
+    message: 'the true change shows in all of them within a poll',
+  })
+  await pestering.stop()
+})
+
+test('promise 10: hints for nothing slow down nobody who asks, and no hint after a change was found', async () => {
+  const admin = await openAdmin()
+  const name = uniqueName()
+  const cluster = openCluster({ schema, name, ttlMs: NEVER_MS, pollMs: NEVER_MS })
+  const membership = await joined(cluster, { data: 'own' })
+  await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
+  const pestering = pester(await unrelated(), await channelOf(admin, name), 150)
+  await until(() => pestering.sent >= 300, { message: '300 hints' })
+  for (const data of ['1', '2', '3']) {
+    await typeMembers(admin, schema, name, [data])
+    const startedMs = performance.now()
+    expect((await cluster.getMembers({ fresh: true })).at(-1)?.data).toBe(data)
+    await membership.setData(`own ${data}`)
+    expect(performance.now() - startedMs).toBeLessThan(500)
+  }
+  await pestering.stop()
+  await typeMembers(admin, schema, name, ['heard'])
+  await until(() => cluster.snapshot?.members.at(-1)?.data === 'heard', {
+    withinMs: 500,
+    message: 'the hint is heard at once: one before it was true',
+  })
 })

@@ -44,7 +44,7 @@ async function committed({ cluster }: Slow, changes: number): Promise<void> {
 /** Waits until the database has done a read that nobody has heard of yet. */
 async function readInVain({ reads }: Slow, begin: () => unknown): Promise<void> {
   const count = `select count(*)::integer as n from pg_stat_activity
-    where query like '%as known%' and query like $1 and state = 'idle' and query_start > $2::timestamptz`
+    where query like '%as reached%' and query like $1 and state = 'idle' and query_start > $2::timestamptz`
   const { rows } = await admin.query<{ now: string }>('select clock_timestamp()::text as now')
   reads.freeze({ direction: 'toClient' })
   begin()

@@ -243,3 +243,43 @@ test('promise 9: a listener that has gone deaf is found out and replaced; until 
   await typeMembers(admin, schema, name, ['heard'])
   await shows(cluster, ['own', 'missed', 'heard'], 2_000)
 }, 40_000)
+
+test('promise 2: a log that tells what cannot be makes a reader read everything, once', async () => {
+  const admin = await openAdmin()
+  const name = uniqueName()
+  const cluster = openCluster({ schema, name, pollMs: 300 })
+  await joined(cluster, { data: 'here' })
+  const refreshes = refreshesOf(name)
+  // As an owner might, who has lost events to put back.
+  await admin.query(
+    `with head as (
+       update ${schema}.clusters set revision = revision + 1, stamp = gen_random_uuid() where name = $1 returning *
+     )
+     insert into ${schema}.events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
+     select name, revision, stamp, now(), 'left', 'removed', gen_random_uuid(), last_token + 5, now() from head`,
+    [name],
+  )
+  await until(() => refreshes.length > 0, { message: 'it reads' })
+  await cluster.getMembers({ fresh: true })
+  await typeMembers(admin, schema, name, ['next'])
+  await shows(cluster, ['here', 'next'])
+  expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
+  expect(refreshes.map(({ full }) => full)).toEqual([true, false])
+})
+
+test('promise 2: a second registration of a member that is there is not believed', async () => {
+  const admin = await openAdmin()
+  const name = uniqueName()
+  const cluster = openCluster({ schema, name, pollMs: 300 })
+  const membership = await joined(cluster, { data: 'here' })
+  await admin.query(
+    `with head as (
+         update ${schema}.clusters set revision = revision + 1, stamp = gen_random_uuid() where name = $1 returning *
+       )
+       insert into ${schema}.events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
+       select name, revision, stamp, now(), 'joined', 'registered', $2, last_token + 5, now(), 'twice' from head`,
+    [name, membership.id],
+  )
+  await until(() => cluster.snapshot?.revision === 2, { message: 'it reads' })
+  expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
+})
