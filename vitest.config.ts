@@ -6,6 +6,7 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     exclude: ['test/faults/**'],
     globalSetup: 'test/support/global-setup.ts',
+    setupFiles: 'test/support/warnings.ts',
     // Files mostly wait for one PostgreSQL that they share: two at once even on one core, and never a crowd.
     maxWorkers: Math.max(2, Math.min(4, availableParallelism())),
     testTimeout: 30_000,
