@@ -1,11 +1,14 @@
 import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
+/** What concerns privileges, triggers and isolation: servers differ there, so the oldest runs it as well. */
+const ON_THE_OLDEST_TOO = [
+  'test/{catalog-rules,fence,function-fuzz,roles}.test.ts',
+  'test/promises/{log,sweep}.test.ts',
+]
+
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
-    exclude: ['test/faults/**'],
-    globalSetup: 'test/support/global-setup.ts',
     setupFiles: 'test/support/warnings.ts',
     // Files mostly wait for one PostgreSQL that they share: two at once even on one core, and never a crowd.
     maxWorkers: Math.max(2, Math.min(4, availableParallelism())),
@@ -13,5 +16,24 @@ export default defineConfig({
     hookTimeout: 60_000,
     // A test that fails sometimes is a finding.
     retry: 0,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'all',
+          include: ['test/**/*.test.ts'],
+          exclude: ['test/faults/**'],
+          globalSetup: 'test/support/global-setup.ts',
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'oldest',
+          include: ON_THE_OLDEST_TOO,
+          globalSetup: 'test/support/oldest-setup.ts',
+        },
+      },
+    ],
   },
 })

@@ -1,5 +1,6 @@
 -- Takes back version 1: everything that 0001_membership.up.sql made, but for the schema itself.
 
+drop function :"schema".drop_cluster(text);
 drop function :"schema".trim_events(interval);
 drop function :"schema".members_at(text, timestamptz);
 drop function :"schema".sessions_between(text, timestamptz, timestamptz, bigint);
@@ -13,10 +14,12 @@ drop function :"schema".fence(text, bigint);
 drop function :"schema".fence(text, text);
 drop function :"schema".fence(uuid, bigint);
 drop function :"schema".sweep(text);
+drop function :"schema".sweep_as_owner(text);
 drop function :"schema".deregister(text, uuid[], bigint[]);
+drop function :"schema".deregister_as_owner(text, uuid[], bigint[]);
 drop function :"schema".set_data(text, uuid[], bigint[], bytea[]);
 drop function :"schema".heartbeat(text, uuid[], bigint[], text, integer);
-drop function :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer);
+drop function :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz);
 drop table :"schema".members;
 drop function :"schema".members_refused();
 drop function :"schema".members_data_changed();
@@ -26,12 +29,15 @@ drop function :"schema".remove_members(uuid[], bigint[], text);
 drop function :"schema".suspect(text, timestamptz);
 drop function :"schema".sweep_overdue(text);
 drop function :"schema".watch(text);
+drop function :"schema".claimed_role(text);
 drop function :"schema".claimed_session(text, integer);
 drop function :"schema".advance(text, bigint, bigint);
 drop function :"schema".readable(bytea);
 drop function :"schema".channel(text);
+drop function :"schema".well_formed(uuid[], bigint[]);
 drop table :"schema".held_heartbeats;
 drop table :"schema".sweeps;
 drop table :"schema".events;
 drop table :"schema".clusters;
+drop function :"schema".clusters_refused();
 drop function :"schema".schema_version();

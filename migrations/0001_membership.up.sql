@@ -9,6 +9,10 @@
 --
 -- Lock order, everywhere: rows of members by id, then the row of clusters. What deadlocks all the
 -- same (a multi-row UPDATE typed by hand can) is retried by the library.
+--
+-- A definer function (security definer) runs with the rights of the schema's owner. What it does must not
+-- depend on what its caller controls: it pins search_path and the settings that matter, checks its arguments,
+-- and executes nothing that the caller has queued (deferred triggers).
 
 create schema if not exists :"schema";
 
@@ -37,23 +41,28 @@ comment on column :"schema".clusters.stamp is
   'Fresh at each change: tells apart two histories with equal revisions, after a failover that lost commits.';
 comment on column :"schema".clusters.channel is 'Where hints are sent. Computed once: computing it costs more than a change.';
 
--- No index may name a column that heartbeats write (heartbeat_at, suspected_at, session): it would
--- end HOT updates, and with them the bound on this table's size.
+-- No index may name a column that heartbeats write (heartbeat_at, suspected_at, session, session_role): it
+-- would end HOT updates, and with them the bound on this table's size.
 create table :"schema".members (
   id            uuid        primary key,
   cluster       text        not null,
   data          bytea       not null default '' check (octet_length(data) <= 1048576),
-  token         bigint      not null default 0,
+  -- Until the insert trigger assigns the real one: below zero, and unlike any other.
+  token         bigint      not null default -(1 + random() * 9e15)::bigint,
+  -- No months: '1 mon -29 days' equals a day, and may last three.
   ttl           interval    not null default interval '15 seconds'
-                            check (ttl between interval '1 second' and interval '1 day'),
-  crash_grace   interval    check (crash_grace > interval '0' and crash_grace <= ttl / 2),
+                            check (ttl between interval '1 second' and interval '1 day'
+                              and extract(month from ttl) = 0 and extract(year from ttl) = 0),
+  crash_grace   interval    check (crash_grace > interval '0' and crash_grace <= ttl / 2
+                              and extract(month from crash_grace) = 0 and extract(year from crash_grace) = 0),
   registered_at timestamptz not null default clock_timestamp(),
   heartbeat_at  timestamptz not null default clock_timestamp(),
   session       text,
+  session_role  oid,
   suspected_at  timestamptz,
   unique (id, token)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
-create index members_in_order on :"schema".members (cluster, token);
+create unique index members_in_order on :"schema".members (cluster, token);
 comment on table :"schema".members is
   'The members of all clusters. Reference members(id), or one registration''s (id, token), with on delete cascade or set null.';
 comment on column :"schema".members.token is 'The number of this registration, higher than every earlier one of its cluster.';
@@ -61,6 +70,8 @@ comment on column :"schema".members.ttl is 'Silence after which others may remov
 comment on column :"schema".members.crash_grace is
   'How long all its connections may be gone before it counts as crashed; null: wait for the ttl.';
 comment on column :"schema".members.session is 'application_name of its process; null when connections do not show it (poolers).';
+comment on column :"schema".members.session_role is
+  'The role that the process connected as. The same name on a connection of another role is somebody else.';
 comment on column :"schema".members.suspected_at is 'When its process was found to have no connection; null when it has one.';
 
 create table :"schema".events (
@@ -117,7 +128,27 @@ create unlogged table :"schema".held_heartbeats (
   primary key (member, token)
 );
 
+-- Some hosts switch row level security on by themselves. Without a policy every query of a reader would
+-- then find nothing, and say nothing. Who may read is decided by grants alone.
+create policy by_grants_alone on :"schema".clusters using (true) with check (true);
+create policy by_grants_alone on :"schema".members using (true) with check (true);
+create policy by_grants_alone on :"schema".events using (true) with check (true);
+create policy by_grants_alone on :"schema".sweeps using (true) with check (true);
+create policy by_grants_alone on :"schema".held_heartbeats using (true) with check (true);
+
 -- --------------------------------------------------------------------------------- small parts
+
+-- Whether the arguments of a function name registrations: as many numbers as ids, no id twice, no null.
+-- A null passes through comparisons unnoticed: as a floor it once handed out a token twice.
+create function :"schema".well_formed(ids uuid[], numbers bigint[]) returns boolean
+language sql immutable parallel safe
+set search_path = :"schema", pg_temp
+as $$
+  select coalesce(
+    cardinality(ids) = cardinality(numbers) and cardinality(ids) = (select count(distinct id) from unnest(ids) id)
+      and array_position(numbers, null) is null and 0 <= all (numbers),
+    false)
+$$;
 
 -- 40 ASCII bytes, whatever the names are: LISTEN cuts longer ones, and a channel is seen by the
 -- whole database. Both names go in with their lengths, so that no two pairs read the same.
@@ -136,6 +167,7 @@ $$;
 create function :"schema".readable(data bytea) returns text
 language plpgsql immutable strict
 set search_path = :"schema", pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   if position('\x00'::bytea in data) > 0 then
@@ -188,12 +220,21 @@ as $$
   where client_pid = pg_backend_pid() and session_name = current_setting('application_name')
 $$;
 
+-- The role that this connection logged in as; null without a claim.
+create function :"schema".claimed_role(session_name text) returns oid
+language sql stable
+set search_path = :"schema", pg_temp
+as $$ select case when session_name is not null then to_regrole(quote_ident(session_user)) end $$;
+
 -- Deletes rows that the caller has locked, and says why in the log. The triggers always write 'removed':
 -- no parameter that others could set has a say in it; it is corrected while the cluster is still locked.
 --
 -- What refuses or is locked on the application's side (a foreign key) holds back its own member only:
 -- then the rows go one by one, in random order and for a bounded time, so that those in the way do not
 -- hide the others for ever.
+--
+-- What is slow there (a cascade through millions of rows) may take longer than the client waits. Then it goes
+-- on without the client and commits: cancelled, it would begin again with each sweep, and nobody would go.
 create function :"schema".remove_members(ids uuid[], tokens bigint[], why text, out removed integer, out obstacles text[])
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -207,8 +248,7 @@ begin
   if ids is null then
     return;
   end if;
-  -- A deferred foreign key would refuse at commit, and undo everything.
-  set constraints all immediate;
+  perform set_config('client_connection_check_interval', '0', true);
   begin
     delete from members m where m.id = any (ids);
     get diagnostics removed = row_count;
@@ -309,7 +349,9 @@ $$;
 -- where this backend cannot see even itself, only the ttl counts. `since` is the later of the two: who was
 -- not heard of after it does not count, neither as missing nor among the others.
 --
--- Tells the sessions that are missing, and when those newly suspected are due.
+-- A session is a name and a role: the name is for everybody to see, and to carry on a connection of his own.
+--
+-- Tells the sessions that are missing, as role and name, and when those newly suspected are due.
 create function :"schema".suspect(cluster_name text, since timestamptz, out missing text[], out follow_up interval)
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -318,15 +360,17 @@ declare
   -- Before the look, so that a heartbeat after it counts.
   moment constant timestamptz := clock_timestamp();
   sessions constant text[] := array(
-    select distinct m.session from members m
-    where m.cluster = cluster_name and m.session is not null and m.heartbeat_at > since
+    select distinct m.session_role || ' ' || m.session from members m
+    where m.cluster = cluster_name and m.session is not null and m.session_role is not null
+      and m.heartbeat_at > since
   );
   present text[];
   sighted boolean;
 begin
   perform pg_stat_clear_snapshot();
-  -- Of others, an unprivileged role is shown the pid and the name only.
-  select array_agg(a.application_name) filter (where a.application_name = any (sessions)),
+  -- Of others, an unprivileged role is shown the pid, the role and the name only.
+  select array_agg(a.usesysid || ' ' || a.application_name)
+      filter (where a.usesysid || ' ' || a.application_name = any (sessions)),
     bool_or(a.pid = pg_backend_pid() and a.application_name = current_setting('application_name'))
   into present, sighted from pg_stat_activity a;
   missing := array(select s from unnest(sessions) s where sighted and s <> all (coalesce(present, '{}')));
@@ -338,15 +382,16 @@ begin
   update members m set suspected_at = null
   where m.id = any (array(
     select s.id from members s
-    where s.cluster = cluster_name and s.suspected_at is not null and s.session <> all (missing)
+    where s.cluster = cluster_name and s.suspected_at is not null
+      and s.session_role || ' ' || s.session <> all (missing)
     order by s.id for no key update skip locked
   ));
   with suspects as (
     update members m set suspected_at = moment
     where m.id = any (array(
       select s.id from members s
-      where s.cluster = cluster_name and s.suspected_at is null and s.session = any (missing)
-        and s.crash_grace is not null and s.heartbeat_at > since and s.heartbeat_at < moment
+      where s.cluster = cluster_name and s.suspected_at is null
+        and s.session_role || ' ' || s.session = any (missing) and s.crash_grace is not null and s.heartbeat_at > since and s.heartbeat_at < moment
       order by s.id for no key update skip locked
     ))
     returning m.crash_grace
@@ -358,8 +403,10 @@ $$;
 
 -- ------------------------------------------------------------------------------------ triggers
 
--- What register() inserts it has numbered and logged itself, which is cheaper than a second UPDATE.
--- This does the same for rows typed by hand: they have no 'joined' event yet.
+-- What register() inserts it has numbered and logged itself, which is cheaper than a second UPDATE: the last
+-- event of such a row shows it as it is. So does that of a row which pg_restore puts back beside its log.
+-- This numbers and logs rows typed by hand, which have no event yet. A row of a registration that has ended
+-- is refused: its token may have been followed by others, who must be told.
 create function :"schema".members_inserted() returns trigger
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -370,18 +417,22 @@ declare
   moment timestamptz;
 begin
   for typed in
-    select i.cluster, array_agg(i.id order by i.id) as ids, bool_or(i.token <> 0) as numbered
+    select i.cluster, array_agg(i.id order by i.id) as ids, max(i.token) as highest_token
     from inserted i
     where not exists (
-      select from events e
-      where e.member = i.id and e.token = i.token and e.at = i.registered_at
-        and e.kind = 'joined' and e.cluster = i.cluster
+      select from (
+        select e.kind, e.registered_at, e.data from events e
+        where e.member = i.id and e.at >= i.registered_at and e.token = i.token and e.cluster = i.cluster
+        order by e.at desc, e.revision desc limit 1
+      ) newest
+      where newest.kind <> 'left' and newest.registered_at = i.registered_at and newest.data = i.data
     )
     group by i.cluster order by i.cluster
   loop
-    if typed.numbered then
+    if typed.highest_token > 0 then
       raise exception 'members.token is assigned by the cluster: leave it out'
-        using errcode = 'integrity_constraint_violation';
+        using errcode = 'integrity_constraint_violation',
+          hint = 'A registration that has ended is not put back: insert id, cluster, data, ttl and crash_grace only.';
     end if;
     head := advance(typed.cluster, cardinality(typed.ids), 0);
     moment := clock_timestamp();
@@ -440,10 +491,37 @@ language plpgsql
 set search_path = :"schema", pg_temp
 as $$
 begin
-  raise exception '% of members is refused: %', tg_op, case tg_op
-      when 'TRUNCATE' then 'use DELETE, which tells the readers'
-      else 'id, cluster and token of a registration never change'
-    end using errcode = 'integrity_constraint_violation';
+  if tg_op = 'TRUNCATE' then
+    raise exception 'TRUNCATE of members is refused: use DELETE, which tells the readers'
+      using errcode = 'integrity_constraint_violation';
+  end if;
+  -- The one exception: who corrects the log by hand may correct the row to match.
+  if new.id = old.id and new.cluster = old.cluster and new.token = old.token and exists (
+    select from events e
+    where e.member = new.id and e.at >= new.registered_at and e.token = new.token
+      and e.cluster = new.cluster and e.registered_at = new.registered_at
+  ) then
+    return new;
+  end if;
+  raise exception 'UPDATE of members is refused: id, cluster, token and registered_at of a registration never change'
+    using errcode = 'integrity_constraint_violation';
+end
+$$;
+
+-- Without its row a cluster would begin again at revision 1, which its log has already.
+create function :"schema".clusters_refused() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  if tg_op = 'DELETE' then
+    if not exists (select from events e where e.cluster = old.name)
+      and not exists (select from members m where m.cluster = old.name) then
+      return old;
+    end if;
+  end if;
+  raise exception '% of clusters is refused: the log would not fit what follows', tg_op
+    using errcode = 'integrity_constraint_violation', hint = 'When its members have left, use drop_cluster(name).';
 end
 $$;
 
@@ -453,12 +531,17 @@ create trigger members_deleted after delete on :"schema".members
   referencing old table as deleted for each statement execute function :"schema".members_deleted();
 create trigger members_data_changed after update of data on :"schema".members
   for each row when (old.data is distinct from new.data) execute function :"schema".members_data_changed();
-create trigger members_identity before update of id, cluster, token on :"schema".members
+create trigger members_identity before update of id, cluster, token, registered_at on :"schema".members
   for each row when (
-    old.id <> new.id or old.cluster <> new.cluster or (old.token <> new.token and old.token <> 0)
+    old.id <> new.id or old.cluster <> new.cluster or
+    (old.token > 0 and (old.token <> new.token or old.registered_at <> new.registered_at))
   ) execute function :"schema".members_refused();
 create trigger members_truncate before truncate on :"schema".members
   for each statement execute function :"schema".members_refused();
+create trigger clusters_deleted before delete on :"schema".clusters
+  for each row execute function :"schema".clusters_refused();
+create trigger clusters_truncate before truncate on :"schema".clusters
+  for each statement execute function :"schema".clusters_refused();
 
 -- ------------------------------------------------------------------- what members call: writes
 
@@ -467,9 +550,14 @@ create trigger members_truncate before truncate on :"schema".members
 -- an older attempt finds a higher token and does nothing. The token is null where another cluster
 -- holds the id. An id is left out while somebody holds its row locked: try again. Of two attempts for
 -- one id at the same time, one ends in unique_violation.
+--
+-- An attempt may be executed long after its caller has given it up: it was left in a socket, or its backend
+-- was stopped. attempted_at says when it began, by this server's clock and rather too early than too late;
+-- null: nobody knows. One older than 10 seconds is refused, and an id that has left since is left out.
 create function :"schema".register(
   cluster_name text, ids uuid[], contents bytea[], floors bigint[],
-  member_ttl interval, member_crash_grace interval, session_name text, client_pid integer
+  member_ttl interval, member_crash_grace interval, session_name text, client_pid integer,
+  attempted_at timestamptz default null
 ) returns table (id uuid, token bigint)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -478,6 +566,7 @@ as $$
 #variable_conflict use_column
 declare
   claimed constant text := claimed_session(session_name, client_pid);
+  role_claimed constant oid := claimed_role(claimed);
   since constant timestamptz := clock_timestamp();
   moment timestamptz;
   head clusters;
@@ -489,6 +578,14 @@ declare
   joiners bigint;
   highest_floor bigint;
 begin
+  if not well_formed(ids, floors) or cardinality(contents) is distinct from cardinality(ids)
+    or array_position(contents, null) is not null then
+    raise exception 'ids, contents and floors must be arrays of one length, without nulls; ids differ, floors are not negative'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if since > attempted_at + interval '10 seconds' then
+    raise exception 'the attempt to register began at %, too long ago', attempted_at using errcode = 'MB003';
+  end if;
   select array_agg(held.id) into held_ids
   from (
     select m.id from members m where m.id = any (ids) and m.cluster = cluster_name
@@ -500,14 +597,21 @@ begin
     join members m on m.id = wanted.id and m.token <= wanted.floor
     where m.id = any (held_ids);
     perform remove_members(old_ids, old_tokens, 'superseded');
-    update members m set heartbeat_at = clock_timestamp(), suspected_at = null, session = claimed
+    update members m set heartbeat_at = greatest(m.heartbeat_at, clock_timestamp()), suspected_at = null,
+      session = claimed, session_role = role_claimed
     where m.id = any (held_ids);
   end if;
 
   select count(*), max(wanted.floor), array_agg(wanted.id order by wanted.n), array_agg(wanted.data order by wanted.n)
   into joiners, highest_floor, new_ids, new_contents
   from unnest(ids, contents, floors) with ordinality wanted (id, data, floor, n)
-  where not exists (select from members m where m.id = wanted.id);
+  where not exists (select from members m where m.id = wanted.id)
+    -- What is later than now was written before the clock went back.
+    and not exists (
+      select from events e
+      where e.member = wanted.id and e.at between attempted_at and clock_timestamp() and e.kind = 'left'
+        and e.reason <> 'superseded'
+    );
   if joiners > 0 then
     -- Tokens stay below 2^53, where JavaScript's numbers are exact: nobody may use them up at a stroke.
     if highest_floor > 1000000000 + coalesce((select c.last_token from clusters c where c.name = cluster_name), 0) then
@@ -530,8 +634,9 @@ begin
     select cluster_name, head.revision - joiners + joiner.n, head.stamp, moment, 'joined', 'registered',
       joiner.id, head.last_token - joiners + joiner.n, moment, joiner.data
     from unnest(new_ids, new_contents) with ordinality joiner (id, data, n);
-    insert into members (id, cluster, data, token, ttl, crash_grace, registered_at, heartbeat_at, session)
-    select e.member, e.cluster, e.data, e.token, member_ttl, member_crash_grace, moment, moment, claimed
+    insert into members (id, cluster, data, token, ttl, crash_grace, registered_at, heartbeat_at, session, session_role)
+    select e.member, e.cluster, e.data, e.token, make_interval(secs => extract(epoch from member_ttl)),
+      make_interval(secs => extract(epoch from member_crash_grace)), moment, moment, claimed, role_claimed
     from events e where e.cluster = cluster_name and e.revision > head.revision - joiners;
   end if;
 
@@ -558,9 +663,14 @@ as $$
 #variable_conflict use_column
 declare
   claimed constant text := claimed_session(session_name, client_pid);
+  role_claimed constant oid := claimed_role(claimed);
   moment constant timestamptz := clock_timestamp();
   renewed_ids uuid[];
 begin
+  if not well_formed(ids, tokens) then
+    raise exception 'ids and tokens must be arrays of one length, without nulls; ids differ, tokens are not negative'
+      using errcode = 'invalid_parameter_value';
+  end if;
   perform set_config('synchronous_commit', 'off', true);
   with mine as materialized (
     select m.id
@@ -568,7 +678,9 @@ begin
     where m.cluster = cluster_name
     order by m.id for no key update of m skip locked
   ), renewed as (
-    update members m set heartbeat_at = moment, suspected_at = null, session = claimed
+    -- An older heartbeat may come to its end last. It takes nothing back, and answers no later suspicion.
+    update members m set heartbeat_at = greatest(m.heartbeat_at, moment), session = claimed, session_role = role_claimed,
+      suspected_at = case when m.suspected_at > moment then m.suspected_at end
     where m.id = any (array(select mine.id from mine))
     returning m.id
   )
@@ -611,6 +723,11 @@ as $$
 declare
   held_ids uuid[];
 begin
+  if not well_formed(ids, tokens) or cardinality(contents) is distinct from cardinality(ids)
+    or array_position(contents, null) is not null then
+    raise exception 'ids, tokens and contents must be arrays of one length, without nulls; ids differ, tokens are not negative'
+      using errcode = 'invalid_parameter_value';
+  end if;
   select coalesce(array_agg(held.id), '{}') into held_ids
   from (
     select m.id from unnest(ids, tokens) wanted (id, token)
@@ -630,7 +747,7 @@ $$;
 
 -- Ends registrations. One that is gone already, or was replaced by a newer one, is left alone. Tells
 -- which are still there because somebody holds them locked or refuses, and why.
-create function :"schema".deregister(
+create function :"schema".deregister_as_owner(
   cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[]
 )
 language plpgsql security definer
@@ -641,6 +758,10 @@ declare
   held_ids uuid[];
   held_tokens bigint[];
 begin
+  if not well_formed(ids, tokens) then
+    raise exception 'ids and tokens must be arrays of one length, without nulls; ids differ, tokens are not negative'
+      using errcode = 'invalid_parameter_value';
+  end if;
   select array_agg(held.id), array_agg(held.token) into held_ids, held_tokens
   from (
     select m.id, m.token from unnest(ids, tokens) leaver (id, token)
@@ -653,6 +774,22 @@ begin
   from unnest(ids, tokens) leaver (id, token)
   join members m on m.id = leaver.id and m.token = leaver.token
   where m.cluster = cluster_name;
+end
+$$;
+
+-- A deferred foreign key would refuse at commit, and undo everything: it is to refuse at once, where its
+-- member alone is held back. But that also runs what the caller's own transaction has queued, which must not
+-- have the owner's rights (before PostgreSQL 18 it had). So this function, and sweep() below, run as the
+-- caller, and call the one that runs as the owner. Called there directly, a deferred key refuses at commit.
+create function :"schema".deregister(
+  cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[]
+)
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  set constraints all immediate;
+  select d.pending, d.obstacles into pending, obstacles from deregister_as_owner(cluster_name, ids, tokens) d;
 end
 $$;
 
@@ -670,18 +807,26 @@ $$;
 -- Those whose process died need not wait for their ttl: suspect(). A sweep that suspects somebody, whose
 -- grace is over before the next turn, takes no turn but comes back then.
 --
+-- A transaction that has swept and stays open holds up all changes of the cluster: after 5 idle seconds the
+-- server ends it. In a transaction with one snapshot (REPEATABLE READ) the heartbeats since are not seen:
+-- silence counts up to its beginning only.
+--
 -- Tells the wait in milliseconds, how many it removed, and what it could not remove and why.
-create function :"schema".sweep(
+create function :"schema".sweep_as_owner(
   cluster_name text,
   out wait_ms integer, out removed integer, out obstacles text[]
 )
 language plpgsql security definer
 set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '200ms'
 as $$
 declare
   swept constant sweeps := watch(cluster_name);
-  moment constant timestamptz := swept.swept_at;
+  moment constant timestamptz := case
+    when current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then swept.swept_at
+    else least(swept.swept_at, transaction_timestamp())
+  end;
   heard_since constant timestamptz := greatest(swept.resumed_at, swept.outage_at);
   missing text[];
   follow_up interval;
@@ -691,7 +836,10 @@ declare
 begin
   removed := 0;
   wait_ms := 500;
-  if moment is null then
+  if current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '5 s' then
+    perform set_config('idle_in_transaction_session_timeout', '5s', true);
+  end if;
+  if swept.cluster is null then
     return;
   end if;
 
@@ -707,7 +855,7 @@ begin
     from (
       select m.id, m.token, evidence.crashed
       from members m cross join lateral (
-        select coalesce(m.session = any (missing) and m.suspected_at + m.crash_grace <= moment
+        select coalesce(m.session_role || ' ' || m.session = any (missing) and m.suspected_at + m.crash_grace <= moment
           and m.heartbeat_at < m.suspected_at and m.heartbeat_at > heard_since, false) as crashed
       ) evidence
       where m.cluster = cluster_name
@@ -732,9 +880,22 @@ begin
   -- Whoever calls without waiting can push the turns of the others only so far.
   select count(*) into population from members m where m.cluster = cluster_name;
   update sweeps s
-  set turn = least(greatest(s.turn, moment) + s.pace, moment + s.pace * (20 + 2 * population))
+  set turn = least(greatest(s.turn, s.swept_at) + s.pace, s.swept_at + s.pace * (20 + 2 * population))
   where s.cluster = cluster_name
-  returning ceil(1000 * extract(epoch from s.turn - moment)) into wait_ms;
+  returning ceil(1000 * extract(epoch from s.turn - s.swept_at)) into wait_ms;
+end
+$$;
+
+create function :"schema".sweep(
+  cluster_name text,
+  out wait_ms integer, out removed integer, out obstacles text[]
+)
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  set constraints all immediate;
+  select s.wait_ms, s.removed, s.obstacles into wait_ms, removed, obstacles from sweep_as_owner(cluster_name) s;
 end
 $$;
 
@@ -745,6 +906,7 @@ $$;
 create function :"schema".fence(member uuid, registration bigint) returns void
 language plpgsql security definer
 set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '2s'
 as $$
 begin
@@ -824,8 +986,9 @@ set enable_bitmapscan = off
 set jit = off
 as $$
   select e.*
-  from unnest('{1 s, 5 s, 30 s, 2 min, 10 min, 1 h, 6 h, 24 h, 168 h, 720 h, 8760 h, 87600 h, null}'::interval[])
-    with ordinality class (longest, n)
+  from unnest(
+    '{1 s, 5 s, 30 s, 2 min, 10 min, 1 h, 6 h, 24 h, 168 h, 720 h, 8760 h, 87600 h}'::interval[] || null::interval
+  ) with ordinality class (longest, n)
   cross join lateral (
     select * from events e
     where e.cluster = cluster_name and e.kind = 'left'
@@ -916,6 +1079,25 @@ as $$
     returning 1
   )
   select count(*) from trimmed
+$$;
+
+-- Forgets a cluster that nobody uses any more, its log included. Refused while it has members.
+create function :"schema".drop_cluster(cluster_name text) returns void
+language plpgsql
+set search_path = :"schema", pg_temp
+set lock_timeout = '5s'
+as $$
+begin
+  perform from clusters c where c.name = cluster_name for update;
+  if exists (select from members m where m.cluster = cluster_name) then
+    raise exception 'cluster % has members', cluster_name
+      using errcode = 'object_in_use', hint = 'It can be dropped when they have left.';
+  end if;
+  delete from held_heartbeats h where h.cluster = cluster_name;
+  delete from sweeps s where s.cluster = cluster_name;
+  delete from events e where e.cluster = cluster_name;
+  delete from clusters c where c.name = cluster_name;
+end
 $$;
 
 -- ----------------------------------------------------------------------------------- privileges

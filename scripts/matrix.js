@@ -70,7 +70,7 @@ async function run({ name, postgres, node }, vitestArguments) {
     const env = { ...process.env, ...environment(postgres, node) }
     const { passed, summary, output } = await runVitest(vitestArguments, env)
     // test/support/global-setup.ts asked the server.
-    const [used, ...majors] = /^PostgreSQL (\d+).*, Node v(\d+).*$/m.exec(output) ?? ['versions unknown']
+    const [used, ...majors] = /^all: PostgreSQL (\d+).*, Node v(\d+).*$/m.exec(output) ?? ['versions unknown']
     const isAsMeant = majors[0] === postgres && majors[1] === node
     const complaint = isAsMeant ? '' : `\n${name} was meant, not ${used}`
     return { passed: passed && isAsMeant, summary: `${summary} on ${used}`, output: output + complaint }

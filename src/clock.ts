@@ -17,3 +17,21 @@ export function monotonicMs(): number {
     (uptime() - uptimeAtStart) * 1_000 - UPTIME_SLACK_MS,
   )
 }
+
+/**
+ * Another clock, as it was last heard: what it said, and the time that has passed here since the answer came.
+ * It runs late by as long as that answer was under way, never early (but for how far the two drift apart).
+ */
+export class ServerClock {
+  #saidMs = 0
+  #heardMs = 0
+
+  hear(saidMs: number, nowMs: number): void {
+    this.#saidMs = saidMs
+    this.#heardMs = nowMs
+  }
+
+  at(nowMs: number): number {
+    return this.#saidMs + nowMs - this.#heardMs
+  }
+}

@@ -16,14 +16,17 @@ function sqlstate(error: unknown): string | undefined {
     : undefined
 }
 
-/** After this, the connection is not to be used again: it is broken, or leads to a server that takes no writes. */
+/**
+ * After this, the connection is not to be used again: it is broken, leads to a server that takes no writes, or
+ * its server's clock jumped (MB003, a registration that seems too old): the next one asks for the time anew.
+ */
 export function breaksConnection(error: unknown): boolean {
-  return /^(57P0|08|25006|$)/.test(sqlstate(error) ?? '')
+  return /^(57P0|08|25006|MB003|$)/.test(sqlstate(error) ?? '')
 }
 
 /** The server answered and the statement had no effect; otherwise nobody knows whether it had. */
 export function wasRefused(error: unknown): boolean {
-  return !breaksConnection(error)
+  return sqlstate(error) === 'MB003' || !breaksConnection(error)
 }
 
 /** Serialization failure, deadlock, lock timeout, and a duplicate of one's own attempt: try again soon. */

@@ -31,7 +31,7 @@ export interface Host {
 
 /** How long an aborted register waits for its attempt under way, to undo it. */
 const UNDO_MS = 1_000
-/** A statement whose answer was lost has come to its end by then: what it waits for, it waits for briefly. */
+/** The database takes no attempt to register that is older: register(), in the migrations. */
 const LATE_MS = 10_000
 
 export class OwnMembership implements Membership {

@@ -7,7 +7,7 @@
  */
 import type { PostgresPool, PostgresPoolClient } from 'kysely'
 import pg from 'pg'
-import { monotonicMs } from './clock.js'
+import { monotonicMs, ServerClock } from './clock.js'
 import { clientConfig, type ClientConfig } from './client.js'
 import { breaksConnection } from './database-errors.js'
 import { ClosedError } from './errors.js'
@@ -32,6 +32,7 @@ interface Open {
   readonly direct: boolean
   /** Differs for every start of every server. */
   readonly server: string
+  readonly clock: ServerClock
 }
 
 export class SingleConnection implements PostgresPool {
@@ -53,6 +54,19 @@ export class SingleConnection implements PostgresPool {
   /** What the client was told its backend is, when it connected; 0 before. */
   get backendPid(): number {
     return (this.#open?.client as { processID?: number } | undefined)?.processID ?? 0
+  }
+
+  /**
+   * The server's time in milliseconds since 1970, rather too early than too late; for one who has the connection.
+   * It lets the server tell the age of an attempt, however late it is executed.
+   */
+  get serverMs(): number | null {
+    return this.#open?.clock.at(monotonicMs()) ?? null
+  }
+
+  /** An answer told the server's time. */
+  heardClock(serverMs: number): void {
+    this.#open?.clock.hear(serverMs, monotonicMs())
   }
 
   /** Calls back whenever a connection that was in use or idle breaks. */
@@ -151,9 +165,9 @@ export class SingleConnection implements PostgresPool {
   }
 
   /** Refuses a standby, finds a pooler, and sets on a connection of one's own what a pooler would leak to others. */
-  async #greet(client: pg.Client): Promise<Pick<Open, 'direct' | 'server'>> {
+  async #greet(client: pg.Client): Promise<Pick<Open, 'direct' | 'server' | 'clock'>> {
     const { processID } = client as unknown as { processID: number | null }
-    const { rows } = await client.query<{ standby: 't' | 'f'; direct: 't' | 'f'; server: string }>({
+    const { rows } = await client.query<Greeting>({
       text: GREETING,
       values: [processID ?? 0, this.#options.session],
       query_timeout: this.timeoutMs,
@@ -161,7 +175,9 @@ export class SingleConnection implements PostgresPool {
     if (rows[0]?.standby !== 'f') {
       throw Object.assign(new Error('The server is a standby: it cannot take heartbeats'), { code: '25006' })
     }
-    return { direct: rows[0].direct === 't', server: rows[0].server }
+    const clock = new ServerClock()
+    clock.hear(Number(rows[0].server_ms), monotonicMs())
+    return { direct: rows[0].direct === 't', server: rows[0].server, clock }
   }
 
   async #query(open: Open, text: string, values: readonly unknown[] = []): Promise<unknown> {
@@ -202,13 +218,22 @@ async function farewell({ client, socket }: Open, deadlineMs: number): Promise<v
 /** Applications may change pg's parsers for the whole process, ours included. */
 const AS_WRITTEN = { getTypeParser: () => String }
 
+interface Greeting {
+  readonly standby: 't' | 'f'
+  readonly direct: 't' | 'f'
+  readonly server: string
+  readonly server_ms: string
+}
+
 const GREETING = `
   select pg_is_in_recovery() as standby, direct, extract(epoch from pg_postmaster_start_time()) as server,
+    extract(epoch from clock_timestamp()) * 1000 as server_ms,
     case when direct then array[
       set_config('default_transaction_isolation', 'read committed', false),
       set_config('default_transaction_read_only', 'off', false),
       set_config('statement_timeout', '0', false),
       set_config('idle_session_timeout', '0', false),
+      set_config('row_security', 'on', false),
       set_config('tcp_keepalives_idle', '10', false),
       set_config('tcp_keepalives_interval', '5', false),
       set_config('tcp_keepalives_count', '3', false),

@@ -23,6 +23,9 @@ const MAX_CHANGES = 1_000
 
 // All values come as PostgreSQL writes them: applications change pg's parsers for the whole process.
 
+/** After what the statement has done: a registration that begins later is told apart from one before it. */
+const SERVER_MS = sql`extract(epoch from clock_timestamp()) * 1000`
+
 interface HeadRow {
   revision: string | null
   stamp: string | null
@@ -155,13 +158,13 @@ export class Statements implements Store {
     const { writes, session } = this.#connections
     const { rows } = await this.#writes.connection().execute((db) =>
       sql<{ id: string; token: string | null }>`
-      select * from ${this.#name('register')}(
+      select id, token from ${this.#name('register')}(
         ${this.#cluster}, ${ids(wanted)}, ${contents(wanted)}, ${array(
           wanted.map(({ floor }) => floor),
           'bigint',
         )},
         ${ttlMs} * interval '1 ms', ${crashGraceMs === false ? null : crashGraceMs}::float8 * interval '1 ms',
-        ${session}, ${writes.backendPid}
+        ${session}, ${writes.backendPid}, to_timestamp(${writes.serverMs}::float8 / 1000)
       )`.execute(db),
     )
     return new Map(rows.map(({ id, token }) => [id, token === null ? undefined : Number(token)]))
@@ -176,20 +179,27 @@ export class Statements implements Store {
   }
 
   async deregister(registrations: readonly Registration[]): Promise<Departure> {
-    const { rows } = await sql<{ pending: string | null; obstacles: string | null }>`
-      select to_json(pending) as pending, to_json(obstacles) as obstacles from ${this.#name('deregister')}(
+    const { rows } = await sql<{ pending: string | null; obstacles: string | null; server_ms: string }>`
+      select to_json(pending) as pending, to_json(obstacles) as obstacles, ${SERVER_MS} as server_ms
+      from ${this.#name('deregister')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)}
       )`.execute(this.#writes)
-    const { pending, obstacles } = one(rows)
+    const { pending, obstacles, server_ms } = one(rows)
+    this.#connections.writes.heardClock(Number(server_ms))
     return { pending: strings(pending), obstacles: strings(obstacles) }
   }
 
   async sweep(): Promise<Sweep> {
-    const { rows } = await sql<{ wait_ms: string; removed: string; obstacles: string | null }>`
-      select wait_ms, removed, to_json(obstacles) as obstacles from ${this.#name('sweep')}(${this.#cluster})`.execute(
-      this.#writes,
-    )
-    const { wait_ms, removed, obstacles } = one(rows)
+    const { rows } = await sql<{
+      wait_ms: string
+      removed: string
+      obstacles: string | null
+      server_ms: string
+    }>`
+      select wait_ms, removed, to_json(obstacles) as obstacles, ${SERVER_MS} as server_ms
+      from ${this.#name('sweep')}(${this.#cluster})`.execute(this.#writes)
+    const { wait_ms, removed, obstacles, server_ms } = one(rows)
+    this.#connections.writes.heardClock(Number(server_ms))
     return {
       waitMs: Number(wait_ms),
       removed: Number(removed),

@@ -143,9 +143,18 @@ const GRANTED_TO_READERS = [
   'sessions_between',
   'stays_at',
   'sweep',
+  'sweep_as_owner',
   'sweep_overdue',
 ]
-const GRANTED_TO_MEMBERS = [...GRANTED_TO_READERS, 'deregister', 'fence', 'heartbeat', 'register', 'set_data']
+const GRANTED_TO_MEMBERS = [
+  ...GRANTED_TO_READERS,
+  'deregister',
+  'deregister_as_owner',
+  'fence',
+  'heartbeat',
+  'register',
+  'set_data',
+]
 
 async function functionsOf(role: Role): Promise<string[]> {
   const { rows } = await admin.query<{ name: string }>(
@@ -316,7 +325,15 @@ describe('promise 15: everybody else', () => {
     const definers = new Set(rows.filter(({ definer }) => definer).map(({ name }) => name))
     const triggers = ['members_inserted', 'members_deleted', 'members_data_changed']
     expect([...definers].sort()).toEqual(
-      [...triggers, 'register', 'heartbeat', 'set_data', 'deregister', 'sweep', 'fence'].sort(),
+      [
+        ...triggers,
+        'register',
+        'heartbeat',
+        'set_data',
+        'deregister_as_owner',
+        'sweep_as_owner',
+        'fence',
+      ].sort(),
     )
   })
 })

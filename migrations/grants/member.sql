@@ -3,10 +3,11 @@
 -- psql -v schema=pgmembership -v role=app -f member.sql   (after reader.sql for the same role)
 
 grant execute on function
-  :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer),
+  :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz),
   :"schema".heartbeat(text, uuid[], bigint[], text, integer),
   :"schema".set_data(text, uuid[], bigint[], bytea[]),
   :"schema".deregister(text, uuid[], bigint[]),
+  :"schema".deregister_as_owner(text, uuid[], bigint[]),
   :"schema".fence(uuid, bigint), :"schema".fence(text, text),
   :"schema".fence(text, bigint), :"schema".fence(uuid, text)
   to :"role";

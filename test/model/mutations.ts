@@ -52,7 +52,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     breaks: 'the dead have to wait for their ttl',
     file: SQL,
-    find: 'coalesce(m.session = any (missing) and',
+    find: "coalesce(m.session_role || ' ' || m.session = any (missing) and",
     replace: 'coalesce(false and',
     promises: [6],
   },

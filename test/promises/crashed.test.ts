@@ -40,7 +40,7 @@ async function clusterOf(admin: AdminClient, ...sessions: readonly string[]): Pr
 /** Each as its data says; none of them will expire. */
 async function nameSessions(admin: AdminClient, cluster: string): Promise<void> {
   await admin.query(
-    `update ${members} set session = convert_from(data, 'UTF8'), crash_grace = '400 ms', ttl = '1 day'
+    `update ${members} set session = convert_from(data, 'UTF8'), session_role = current_user::regrole, crash_grace = '400 ms', ttl = '1 day'
      where cluster = $1`,
     [cluster],
   )

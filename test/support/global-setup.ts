@@ -1,6 +1,6 @@
 import pg from 'pg'
 import type { TestProject } from 'vitest/node'
-import { startPostgres } from './postgres-server.js'
+import { startPostgres, type PostgresOptions } from './postgres-server.js'
 
 declare module 'vitest' {
   interface ProvidedContext {
@@ -11,14 +11,25 @@ declare module 'vitest' {
 /** One PostgreSQL for the whole run: that of DATABASE_URL, else one of our own. */
 export default async function globalSetup(project: TestProject): Promise<() => Promise<void>> {
   const given = process.env.DATABASE_URL
-  const server = given
-    ? undefined
-    : await startPostgres({ fsync: false, settings: { max_connections: '300' } })
-  const url = server?.url ?? given ?? ''
-  // scripts/matrix.js reads this line.
-  project.vitest.logger.log(`${await versionOf(url)}, Node ${process.version}`)
+  if (!given) return provideServer(project)
+  await provide(project, given)
+  return () => Promise.resolve()
+}
+
+/** A server of our own for all tests of a project. */
+export async function provideServer(
+  project: TestProject,
+  binaries: Pick<PostgresOptions, 'binaries'> = {},
+): Promise<() => Promise<void>> {
+  const server = await startPostgres({ fsync: false, settings: { max_connections: '300' }, ...binaries })
+  await provide(project, server.url)
+  return () => server[Symbol.asyncDispose]()
+}
+
+async function provide(project: TestProject, url: string): Promise<void> {
+  // scripts/matrix.js reads the line of the project 'all'.
+  project.vitest.logger.log(`${project.name}: ${await versionOf(url)}, Node ${process.version}`)
   project.provide('databaseUrl', url)
-  return async () => server?.[Symbol.asyncDispose]()
 }
 
 /** As in 'PostgreSQL 18.4'. */

