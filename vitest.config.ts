@@ -9,6 +9,7 @@ const ON_THE_OLDEST_TOO = [
 
 export default defineConfig({
   test: {
+    setupFiles: 'test/support/warnings.ts',
     // Files mostly wait for one PostgreSQL that they share: two at once even on one core, and never a crowd.
     maxWorkers: Math.max(2, Math.min(4, availableParallelism())),
     testTimeout: 30_000,

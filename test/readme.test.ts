@@ -219,7 +219,13 @@ async function run(file: string, args: readonly string[], snippet: Snippet): Pro
   const { then, prints = then === undefined ? '' : STARTED } = snippet
   const child = spawn(file, args, {
     cwd: project,
-    env: { PATH: process.env.PATH, DATABASE_URL: url, SNIPPET: fileOf(snippet) },
+    // Nothing of PG*; NODE_OPTIONS notes warnings.
+    env: {
+      PATH: process.env.PATH,
+      NODE_OPTIONS: process.env.NODE_OPTIONS,
+      DATABASE_URL: url,
+      SNIPPET: fileOf(snippet),
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
     timeout: TIME_LIMIT_MS,
     killSignal: 'SIGKILL',

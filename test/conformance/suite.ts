@@ -28,31 +28,38 @@ const parts: Readonly<Record<string, (check: Declare) => void>> = {
   'the host': host,
 }
 
+interface Check {
+  readonly noun: string
+  readonly sentence: string
+  readonly check: (world: World) => Promise<void>
+}
+
 /** What every implementation of `Cluster` promises. */
-export function conformance(title: string, start: () => Promise<Harness>): void {
+export const CHECKS: readonly Check[] = Object.entries(parts).flatMap(([noun, part]) => {
+  const checks: Check[] = []
+  part((sentence, check) => checks.push({ noun, sentence, check }))
+  return checks
+})
+
+export function conformance(title: string, start: () => Promise<Harness>, checks = CHECKS): void {
   describe(title, () => {
-    let harness: Harness
+    let harness: Harness | undefined
 
     beforeAll(async () => {
       harness = await start()
     }, TEST_TIMEOUT_MS)
 
-    afterAll(() => harness.close(), TEST_TIMEOUT_MS)
+    afterAll(() => harness?.close(), TEST_TIMEOUT_MS)
 
-    const declare: Declare = (sentence, check) => {
-      test(sentence, { timeout: TEST_TIMEOUT_MS }, async () => {
+    for (const { noun, sentence, check } of checks) {
+      test(`${noun} > ${sentence}`, { timeout: TEST_TIMEOUT_MS }, async () => {
+        if (harness === undefined) throw new Error('the harness has not started')
         const world = new World(harness)
         try {
           await check(world)
         } finally {
           await world.close()
         }
-      })
-    }
-
-    for (const [noun, part] of Object.entries(parts)) {
-      describe(noun, () => {
-        part(declare)
       })
     }
   })

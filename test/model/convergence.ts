@@ -1,5 +1,5 @@
 /** What must be true when all is calm: what is still wrong, and for how long one has to wait for nothing to be. */
-import { digestOf } from '../support/digest.js'
+import { digestOf, shortened } from '../support/digest.js'
 import { tableOf } from '../support/event-log.js'
 import { Broken } from './broken.js'
 import type { Hearing } from './hearing.js'
@@ -67,16 +67,15 @@ export class Convergence {
   #wrongMembers(living: readonly ProcessModel[], log: Log): Broken | undefined {
     const wanted = living.flatMap(({ open }) => open.filter(({ wants }) => wants === 'in'))
     const unwanted = new Map(log.members.map((member) => [member.id, member]))
+    for (const { id = '', wants } of living.flatMap(({ open }) => open))
+      if (wants === 'unsure') unwanted.delete(id)
     for (const { id = '', data, onLost, name } of wanted) {
       const member = unwanted.get(id)
       unwanted.delete(id)
       const lost = onLost === 'stay-out' && this.#lastReason(log, id) !== undefined
       if (member === undefined && !lost) return new Broken(8, `${name} wants to be a member, and is not`)
       if (member !== undefined && member.data !== data) {
-        return new Broken(
-          1,
-          `${name} carries ${JSON.stringify(member.data)}, and should ${JSON.stringify(data)}`,
-        )
+        return new Broken(1, `${name} carries ${shortened(member.data)}, and should ${shortened(data)}`)
       }
     }
     for (const { id, token } of unwanted.values()) {

@@ -1,4 +1,7 @@
 /** How each fault is carried out, and noted among the troubles. */
+import pg from 'pg'
+import { BY_HAND } from './model.js'
+import { PASSWORD, passwordsOf, permissionOf } from './roles.js'
 import type { Doing, Fault } from './steps.js'
 import { AWAY } from './troubles.js'
 import type { World } from './world.js'
@@ -7,6 +10,21 @@ type Faults = { [K in Fault['do']]: (world: World, step: Doing<Fault, K>) => unk
 
 // Nobody is taken for crashed on evidence from before it was back: it severs nobody.
 const SERVER_AWAY = { what: AWAY, place: 'everywhere', severs: false } as const
+/** Who was cut off meanwhile cannot come back: nobody's connections may be there. */
+const REFUSED = { place: 'everywhere', severs: true, refuses: true } as const
+
+/** By an id, as a literal. */
+const REPAIRS = {
+  delete: (id: string) => [`delete from pgmembership.members where id = ${id}`],
+  change: (id: string) => [`update pgmembership.members set data = '${BY_HAND}' where id = ${id}`],
+  'put back': (id: string) => [
+    `create temporary table saved on commit drop as select * from pgmembership.members where id = ${id}`,
+    `delete from pgmembership.members where id = ${id}`,
+    `insert into pgmembership.members (id, cluster, data, ttl, crash_grace)
+     select id, cluster, data, ttl, crash_grace from saved`,
+  ],
+}
+
 /** Events younger than this may be on their way into the log. */
 const TRIMMED_AGE = '10 seconds'
 
@@ -107,15 +125,51 @@ const FAULTS: Faults = {
   'lock member': (world, step) => {
     const { id } = world.membership(step)
     if (id === undefined) return
-    lock(world, 'select from pgmembership.members where id = $1 for update', id, step.forMs)
+    lock(
+      world,
+      [`select from pgmembership.members where id = ${pg.escapeLiteral(id)} for update`],
+      step.forMs,
+    )
   },
   'lock cluster': (world, { cluster, forMs }) =>
-    lock(world, 'select from pgmembership.clusters where name = $1 for update', cluster, forMs),
+    lock(world, [`select from pgmembership.clusters where name = '${cluster}' for update`], forMs),
   remove: (world, step) => {
     const { id } = world.membership(step)
     if (id === undefined) return
     world.removed.add(id)
     return attempt(world, 'delete from pgmembership.members where id = $1', [id])
+  },
+  repair: (world, step) => {
+    const { id } = world.membership(step)
+    if (id === undefined) return
+    if (step.how !== 'change') world.removed.add(id)
+    lock(world, REPAIRS[step.how](pg.escapeLiteral(id)), step.forMs)
+  },
+  'type in': (world, { cluster, id, forMs }) => {
+    world.typed.add(id)
+    const row = `'${id}', '${cluster}', '${BY_HAND}', '1.5 s'`
+    lock(world, [`insert into pgmembership.members (id, cluster, data, ttl) values (${row})`], forMs)
+  },
+  delay: (world, { place, of, forMs }) => {
+    void world.proxies[place]
+      ?.holdOnce(`"${of}"(`, forMs)
+      .then(() => world.history.note(`a call of ${of} is let go in place ${place}`))
+  },
+  revoke: (world, { what }) => {
+    world.troubles.begin({ what: `no ${what}`, ...REFUSED })
+    return attempt(world, permissionOf('revoke', what), [])
+  },
+  grant: async (world, { what }) => {
+    await attempt(world, permissionOf('grant', what), [])
+    world.troubles.end({ what: `no ${what}`, ...REFUSED })
+  },
+  'rotate password': (world) => {
+    world.troubles.begin({ what: 'another password', ...REFUSED })
+    return attempt(world, passwordsOf('another'), [])
+  },
+  'restore password': async (world) => {
+    await attempt(world, passwordsOf(PASSWORD), [])
+    world.troubles.end({ what: 'another password', ...REFUSED })
   },
   garbage: (world, { cluster }) =>
     attempt(
@@ -152,13 +206,14 @@ async function attempt(world: World, text: string, values: unknown[]): Promise<v
 }
 
 /** By a transaction of its own, which is not waited for. */
-function lock(world: World, text: string, what: string, forMs: number): void {
+function lock(world: World, texts: readonly string[], forMs: number): void {
   const held = (async () => {
     await using client = await world.connect()
     await client.query('begin')
     await client.query(`set local lock_timeout = '1s'`)
-    await client.query(text, [what])
+    for (const text of texts) await client.query(text)
     await client.query('select pg_sleep($1)', [forMs / 1_000])
+    await client.query('commit')
   })()
     .catch((error: unknown) => world.history.note(`in vain: ${String(error)}`))
     .finally(() => world.locks.delete(held))

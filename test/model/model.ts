@@ -3,11 +3,28 @@
  * whose outcome is open by nature. What must be true of it is in checks.ts.
  */
 import { Broken } from './broken.js'
+import { shortened } from '../support/digest.js'
 import type { Log } from './log.js'
 import type { Outcome, ProcessTold } from './process.js'
 import type { Call, Role } from './steps.js'
 
+/** What an administrator types into a member. */
+export const BY_HAND = 'by hand'
+
+/** Large data, filled up. */
+export function dataOf({ data, length = 0 }: Extract<Call, { readonly do: 'set' }>): string {
+  return data.padEnd(length, 'x')
+}
+
+/** As much of data as tells it from others, for people. */
+function shown(data = ''): string {
+  return data.length > 60 ? `${data.slice(0, 60)}… (${data.length})` : data
+}
+
 type Ended = Extract<ProcessTold, { readonly kind: 'ended' }>
+
+/** The database refuses, or the connection. */
+const REFUSALS: ReadonlySet<string | undefined> = new Set(['SCHEMA', 'CONNECTION'])
 
 export class MembershipModel {
   readonly process: ProcessModel
@@ -25,6 +42,8 @@ export class MembershipModel {
   /** By token. `calls`: how many had been made before it. */
   readonly leases = new Map<number, { readonly calls: number; ended?: Ended | undefined }>()
   lease: number | undefined
+  /** When it was told to join, and when it had left, by turns or not. */
+  readonly #goodbyes: { readonly atMs: number; readonly left: boolean }[] = []
   /** Not judged yet: the log may not tell of what happened a moment before them. */
   readonly #answers: { readonly call: Call; readonly outcome: Outcome; readonly atMs: number }[] = []
 
@@ -36,14 +55,22 @@ export class MembershipModel {
   }
 
   asked(call: Call): void {
-    if (call.do === 'set') this.data = call.data
+    if (call.do === 'set') this.data = dataOf(call)
     else this.wants = ({ join: 'in', rejoin: 'in', leave: 'out', try: 'unsure' } as const)[call.do]
+    if (call.do !== 'set' && call.do !== 'leave') this.#goodbyes.push({ atMs: Date.now(), left: false })
   }
 
   /** Which calls may fail how. */
-  answered(call: Call, outcome: Outcome): void {
+  answered(call: Call, outcome: Outcome, refused: boolean): void {
     const { code, overtaken } = outcome
     const who = `${call.do} of ${this.name}`
+    if (refused && REFUSALS.has(code)) {
+      // Whether it had been registered by then, and comes back, or gave up is not known here.
+      if (!overtaken && this.wants === 'in') this.wants = 'unsure'
+      return
+    }
+    if (call.do === 'leave' && code === undefined && !overtaken)
+      this.#goodbyes.push({ atMs: Date.now(), left: true })
     if (call.do === 'try' && this.wants === 'unsure') this.wants = code === 'ABORTED' ? 'out' : 'in'
     if (code !== undefined && !this.#mayFail(call, code, overtaken)) throw new Broken(1, `${who}: ${code}`)
     if (code === undefined && !overtaken) this.#answers.push({ call, outcome, atMs: Date.now() })
@@ -60,14 +87,19 @@ export class MembershipModel {
       }
       if (token === undefined || (log.stay(token)?.left?.atMs ?? Infinity) <= atMs) continue
       if (call.do === 'set') {
-        if (seenToken !== token || seenData === call.data) continue
-        throw new Broken(1, `${who}: its own snapshot shows ${JSON.stringify(seenData)}`, atMs)
+        if (seenToken !== token || seenData === shortened(dataOf(call)) || seenData === BY_HAND) continue
+        throw new Broken(1, `${who}: its own snapshot shows ${shown(seenData)}`, atMs)
       }
       if (seenToken === token) continue
       const what = `it has a lease with token ${token}, its own snapshot shows ${seenToken}`
       throw new Broken(1, `${who}: ${what}`, atMs)
     }
     return this.#answers.splice(0).length
+  }
+
+  /** Promise 8: whether it was born from an attempt that it had given up: it had left for good. */
+  isGhost(joinedMs: number): boolean {
+    return this.#goodbyes.findLast(({ atMs }) => atMs < joinedMs)?.left === true
   }
 
   #mayFail({ do: call }: Call, code: string, overtaken: boolean): boolean {

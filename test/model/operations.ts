@@ -1,5 +1,6 @@
 /** How each operation is carried out, and noted in the model. */
 import { Broken } from './broken.js'
+import { dataOf } from './model.js'
 import type { Call, Doing, Operation } from './steps.js'
 import type { World } from './world.js'
 
@@ -25,7 +26,11 @@ const OPERATIONS: Operations = {
   lead: write,
   read: (world, { process }) => {
     const before = world.logOf(world.of(process).model.role.cluster).revision
-    world.ask(process, 'read', undefined, (revision) => {
+    const askedMs = Date.now()
+    world.ask(process, 'read', undefined, ({ revision, code }) => {
+      if (code !== undefined && !world.troubles.refused(askedMs, Date.now())) {
+        throw new Broken(12, `a fresh read of process ${process}: ${code}`)
+      }
       if (revision === undefined || revision >= before) return
       throw new Broken(
         2,
@@ -50,15 +55,18 @@ function call(world: World, step: Call): void {
   const parameters = {
     n: membership.n,
     ...(step.do === 'try' && { forMs: step.forMs }),
-    ...(step.do === 'set' && { data: step.data }),
+    ...(step.do === 'set' && { data: dataOf(step) }),
   }
   const command = step.do as 'join'
-  world.ask(step.process, command, parameters, (outcome) => membership.answered(step, outcome))
+  const askedMs = Date.now()
+  world.ask(step.process, command, parameters, (outcome) =>
+    membership.answered(step, outcome, world.troubles.refused(askedMs, Date.now())),
+  )
 }
 
 function write(world: World, step: Doing<Operation, 'write'>): void {
   const { n, process } = world.membership(step)
-  const url = world.urlOf(process.place)
+  const url = world.urlOf(process.place, process.role)
   const onlyFirst = step.do === 'lead'
   world.ask(step.process, 'write', { n, forMs: step.forMs, url, onlyFirst }, (ended) =>
     world.history.count('checks', `fenced writes ${ended}`),

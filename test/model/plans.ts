@@ -1,4 +1,5 @@
 /** Each way in which a schedule goes on, and how often. A plan adds its steps, and what ends them. */
+import { REVOCABLE } from './roles.js'
 import { CLUSTERS, PLACES, type Planned, type Stage } from './stage.js'
 
 export interface Plan {
@@ -11,6 +12,9 @@ const PERIODS_MS = [
   [300, 1_200],
   [1_200, 4_500],
 ] as const
+
+/** Bytes of UTF-8: of ASCII, but for what is in it already. */
+const LARGEST = 1_048_576
 
 /** Some shorter than a grace, some than a ttl, some longer than both. */
 function period(stage: Stage): number {
@@ -97,6 +101,16 @@ export const OPERATIONS: readonly Plan[] = [
     add: withMembership((stage, { target }) => {
       const data = `${stage.chance.below(1_000_000)} ${'ü'.repeat(stage.chance.below(40))}`
       stage.add({ do: 'set', ...target, data })
+    }),
+  },
+  {
+    weight: 1,
+    add: withMembership((stage, { target }) => {
+      const data = `${stage.chance.below(1_000_000)} large `
+      const length = stage.chance.pick([100_000, 300_000, LARGEST])
+      stage.add({ do: 'set', ...target, data, length })
+      // It is to be seen, not to stay: everybody reads it again after each trouble.
+      stage.add({ do: 'set', ...target, data }, stage.between(1_000, 4_000))
     }),
   },
   {
@@ -223,6 +237,53 @@ export const FAULTS: readonly Plan[] = [
   {
     weight: 6,
     add: withServer(withMembership((stage, { target }) => stage.add({ do: 'remove', ...target }))),
+  },
+  {
+    weight: 6,
+    add: withServer(
+      withMembership((stage, { target }) =>
+        stage.add({
+          do: 'repair',
+          ...target,
+          how: stage.chance.pick(['delete', 'change', 'put back']),
+          forMs: stage.between(0, 1_500),
+        }),
+      ),
+    ),
+  },
+  {
+    weight: 2,
+    add: withServer((stage) => {
+      const id = `00000000-0000-4000-8000-${String(stage.chance.below(2 ** 32)).padStart(12, '0')}`
+      const cluster = stage.chance.pick(CLUSTERS)
+      stage.add({ do: 'type in', cluster, id, forMs: stage.between(0, 1_000) })
+    }),
+  },
+  {
+    weight: 8,
+    add: (stage) => {
+      const of = stage.chance.pick(['register', 'register', 'deregister', 'heartbeat'])
+      // Some are given up by their callers meanwhile, some are merely slow.
+      const forMs = stage.between(200, 9_000)
+      stage.add({ do: 'delay', place: stage.chance.pick(PLACES), of, forMs })
+    },
+  },
+  {
+    weight: 5,
+    add: withServer((stage) => {
+      const what = stage.chance.pick(REVOCABLE)
+      const forMs = stage.between(100, 1_500)
+      // What is granted while the server is away is not granted: the calm makes up for it.
+      stage.add({ do: 'revoke', what })
+      stage.add({ do: 'grant', what }, forMs)
+    }),
+  },
+  {
+    weight: 3,
+    add: withServer((stage) => {
+      stage.add({ do: 'rotate password' })
+      stage.add({ do: 'restore password' }, stage.between(100, 1_500))
+    }),
   },
   {
     weight: 5,

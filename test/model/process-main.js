@@ -5,7 +5,7 @@
 import diagnostics from 'node:diagnostics_channel'
 import pg from 'pg'
 import { PostgresCluster } from 'pg-membership'
-import { digestOf } from '../support/digest.js'
+import { digestOf, shortened } from '../support/digest.js'
 import { serve, tell as say } from '../support/worker-host.js'
 
 /** @typedef {import('./process.js').ProcessCommands} Commands */
@@ -42,7 +42,15 @@ function open() {
 
 /** @param {PostgresCluster} own */
 async function watch(own) {
-  for await (const members of own.watchMembers()) if (own === cluster) watchedDigest = digestOf(members)
+  while (own === cluster && own.status.mode !== 'closed') {
+    try {
+      for await (const members of own.watchMembers()) if (own === cluster) watchedDigest = digestOf(members)
+    } catch (error) {
+      // What is refused ends a watcher; an application watches again.
+      if (/** @type {{ name?: string }} */ (error).name === 'ClosedError') return
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+  }
 }
 
 /** Tells how long it took. @param {PostgresCluster} own */
@@ -110,7 +118,7 @@ async function call(n, make) {
     code,
     token: one.own.lease?.token,
     seenToken: seen?.token,
-    seenData: seen?.data,
+    seenData: seen && shortened(seen.data),
     // Nor does a cluster that was closed read any more.
     overtaken: one.calls !== calls || one.cluster !== cluster || one.cluster.status.mode === 'closed',
   }
@@ -179,10 +187,10 @@ const commands = {
     const own = open()
     try {
       await own.getMembers({ fresh: true })
-      return own.snapshot?.revision ?? -1
+      return { revision: own.snapshot?.revision ?? -1 }
     } catch (error) {
-      if (own.status.mode === 'closed') return undefined
-      throw error
+      if (own.status.mode === 'closed') return {}
+      return { code: String(/** @type {{ code?: string }} */ (error).code ?? error) }
     }
   },
   async block({ forMs }) {

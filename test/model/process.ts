@@ -13,6 +13,7 @@ export interface Outcome {
   readonly code?: string | undefined
   readonly token?: number | undefined
   readonly seenToken?: number | undefined
+  /** Shortened. */
   readonly seenData?: string | undefined
   /** Another call was made meanwhile: what is seen may be of its making. */
   readonly overtaken: boolean
@@ -42,8 +43,8 @@ export interface ProcessCommands {
     Which & { readonly forMs: number; readonly url: string; readonly onlyFirst: boolean },
     'committed' | 'refused' | 'not first' | 'failed'
   >
-  /** The revision that a fresh read shows; undefined: it was closed meanwhile. */
-  read: Command<undefined, number | undefined>
+  /** The revision that a fresh read shows, or why there is none; neither: it was closed meanwhile. */
+  read: Command<undefined, { readonly revision?: number; readonly code?: string }>
   block: Command<{ readonly forMs: number }, undefined>
   state: Command<undefined, State>
   close: Command<undefined, { readonly tookMs: number }>

@@ -122,6 +122,7 @@ class Run {
     if (server.pid === undefined) await server.start()
     await this.#world.started()
     await Promise.all(locks)
+    await this.#world.restore()
     troubles.endAll()
     await this.#converge()
     await this.#verdicts.judge()

@@ -35,7 +35,8 @@ export type Operation =
   | ({ readonly do: 'join' | 'leave' | 'rejoin' } & OfMembership)
   /** Registers, and gives up waiting soon. */
   | ({ readonly do: 'try'; readonly forMs: number } & OfMembership)
-  | ({ readonly do: 'set'; readonly data: string } & OfMembership)
+  /** Longer data is filled up to `length` where it is used: a step is told in one line. */
+  | ({ readonly do: 'set'; readonly data: string; readonly length?: number } & OfMembership)
   /** Writes in a transaction fenced by its registration; `lead`: only if it is first. */
   | ({ readonly do: 'write' | 'lead'; readonly forMs: number } & OfMembership)
   | ({ readonly do: 'read' } & OfProcess)
@@ -56,6 +57,19 @@ export type Fault =
   | { readonly do: 'lock cluster'; readonly cluster: string; readonly forMs: number }
   /** An administrator's DELETE. */
   | ({ readonly do: 'remove' } & OfMembership)
+  /** The owner's transaction, typed by hand: open for a moment. */
+  | ({
+      readonly do: 'repair'
+      readonly how: 'delete' | 'change' | 'put back'
+      readonly forMs: number
+    } & OfMembership)
+  | { readonly do: 'type in'; readonly cluster: string; readonly id: string; readonly forMs: number }
+  /** The next call of this function reaches the server late: by then its caller may have given it up. */
+  | { readonly do: 'delay'; readonly place: number; readonly of: string; readonly forMs: number }
+  /** What all need is taken from them, and granted again. */
+  | { readonly do: 'revoke' | 'grant'; readonly what: string }
+  /** Their password is another one, and what it was again. */
+  | { readonly do: 'rotate password' | 'restore password' }
   | { readonly do: 'garbage'; readonly cluster: string }
   | { readonly do: 'trim' }
 

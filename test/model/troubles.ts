@@ -9,6 +9,8 @@ export interface Trouble {
   readonly place: number | 'everywhere'
   /** All connections of a process may have been gone, not merely silent. */
   readonly severs: boolean
+  /** Calls may be rejected, with an error that says why. */
+  readonly refuses?: boolean
   readonly fromMs: number
   untilMs: number
 }
@@ -23,7 +25,7 @@ export class Troubles {
   readonly #all: Trouble[] = []
 
   /** From now on, until `end`. */
-  begin(trouble: Where & Pick<Trouble, 'severs'>): void {
+  begin(trouble: Where & Pick<Trouble, 'severs' | 'refuses'>): void {
     if (this.#present(trouble) === undefined) {
       this.#all.push({ ...trouble, fromMs: Date.now(), untilMs: Infinity })
     }
@@ -59,6 +61,14 @@ export class Troubles {
   isSevered(place: number, atMs: number): boolean {
     return this.#at(place).some(
       ({ severs, fromMs, untilMs }) => severs && fromMs <= atMs && atMs <= untilMs + RECOVERY_MS,
+    )
+  }
+
+  /** Whether something was refused in that time, or what a process made of it may still be told. */
+  refused(fromMs: number, untilMs: number): boolean {
+    return this.#all.some(
+      (trouble) =>
+        trouble.refuses === true && trouble.fromMs < untilMs && trouble.untilMs + RECOVERY_MS > fromMs,
     )
   }
 

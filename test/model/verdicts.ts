@@ -49,10 +49,15 @@ export class Verdicts {
     }
     for (const [cluster, log] of this.#world.logs) {
       for (const stay of log.stays) {
+        const { member, token, joinedMs } = stay
+        if (!this.#world.removed.has(member) && owners.get(member)?.isGhost(joinedMs) === true) {
+          throw new Broken(8, `${owners.get(member)?.name} had left, and came back as ${token}`, joinedMs)
+        }
         if (stay.left === undefined || this.#judged.has(stay)) continue
         this.#judged.add(stay)
         this.#world.history.count('checks', `${stay.left.reason} was right`)
         const owner = owners.get(stay.member)
+        if (owner === undefined && this.#world.typed.has(stay.member)) continue
         const unjust = owner === undefined ? 'nobody knows it' : this.#objection(owner, stay, stay.left)
         if (unjust !== undefined) {
           const who = owner?.name ?? stay.member

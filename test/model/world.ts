@@ -8,6 +8,7 @@ import { until } from '../support/until.js'
 import { Broken } from './broken.js'
 import type { History } from './history.js'
 import { Log } from './log.js'
+import { createRoles, RESTORED, urlOf } from './roles.js'
 import { ProcessModel, type MembershipModel } from './model.js'
 import { forkProcess, type Process, type ProcessCommands } from './process.js'
 import { CLUSTERS, PLACES } from './stage.js'
@@ -19,7 +20,8 @@ export const CLOSE_TIMEOUT_MS = 1_000
 const WORK = `create table work (
   n bigserial primary key, cluster text not null, member uuid not null, token bigint not null,
   first boolean not null, fenced_at timestamptz not null, done_at timestamptz
-)`
+);
+grant all on work, work_n_seq to public`
 
 export interface Inhabitant {
   readonly model: ProcessModel
@@ -35,6 +37,8 @@ export class World implements AsyncDisposable {
   readonly inhabitants: Inhabitant[] = []
   /** Ids that an administrator deletes. */
   readonly removed = new Set<string>()
+  /** Ids of members that nobody keeps: they were typed in. */
+  readonly typed = new Set<string>()
   /** Calls that were not answered yet, and what they are. */
   readonly pending = new Map<Promise<unknown>, string>()
   /** What somebody else holds locked. */
@@ -53,7 +57,9 @@ export class World implements AsyncDisposable {
     await migrate({ connection: server.url })
     const proxies = await Promise.all(PLACES.map(() => startProxy(server.url)))
     const world = new World(history, server, proxies)
-    await (await world.admin()).query(WORK)
+    const admin = await world.admin()
+    await admin.query(WORK)
+    await createRoles(server, admin)
     return world
   }
 
@@ -128,8 +134,16 @@ export class World implements AsyncDisposable {
     return this.proxies.filter((_, place) => places.includes(place))
   }
 
-  urlOf(place: number): string {
-    return this.proxies[place]?.url(this.server.url) ?? ''
+  /** Of a place, for a process in this role: it is a member's or a reader's. */
+  urlOf(place: number, { memberships }: Role): string {
+    const url = this.proxies[place]?.url(this.server.url) ?? ''
+    return urlOf(url, memberships.length > 0 ? 'member' : 'reader')
+  }
+
+  /** What was taken from the roles is given back. */
+  async restore(): Promise<void> {
+    const admin = await this.admin()
+    await admin.query(RESTORED)
   }
 
   inhabit(number: number, place: number, role: Role): void {
@@ -143,7 +157,7 @@ export class World implements AsyncDisposable {
     const added = model.opened(role)
     const memberships = role.memberships.map((onLost): MembershipOptions => ({ onLost }))
     const { cluster: name, ttlMs, crashGraceMs, listens } = role
-    const connection = this.urlOf(model.place)
+    const connection = this.urlOf(model.place, role)
     const options = { name, ttlMs, crashGraceMs, connection, closeTimeoutMs: CLOSE_TIMEOUT_MS, memberships }
     this.ask(number, 'open', listens ? options : { ...options, listenConnection: false }, ({ ids }) => {
       for (const [n, membership] of added.entries()) membership.id = ids[n]

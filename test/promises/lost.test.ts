@@ -17,6 +17,8 @@ test('promise 8: a lease ends before anybody can see its member gone because of 
   // Cut off at different moments between two heartbeats.
   const ends = await Promise.all(
     Array.from({ length: 6 }, async (_, n) => {
+      // One client runs one query at a time.
+      const admin = await openAdmin()
       const proxy = await openProxy()
       const cluster = openCluster({ schema, name, connection: proxy.throughIt, ...timing })
       const membership = await joined(cluster, { onLost: 'stay-out' })

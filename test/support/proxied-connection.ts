@@ -17,9 +17,18 @@ export class ProxiedConnection {
   readonly #sockets: readonly [client: Socket, server: Socket]
   readonly #pipes: readonly Pipe[]
   #broken = false
+  #held = false
 
-  constructor(client: Socket, server: Socket, conditions: Conditions, inspect: Inspect, closed: () => void) {
+  constructor(
+    client: Socket,
+    server: Socket,
+    conditions: Conditions,
+    inspect: Inspect,
+    closed: () => void,
+    sent: (chunk: Buffer) => void = () => undefined,
+  ) {
     this.conditions = conditions
+    client.on('data', sent)
     this.#sockets = [client, server]
     this.#pipes = [
       new Pipe(this, 'toServer', client, server, inspect),
@@ -43,10 +52,19 @@ export class ProxiedConnection {
     }
   }
 
+  /** What the client has sent and sends from now on waits; also when the client has gone meanwhile. */
+  set held(held: boolean) {
+    this.#held = held
+    this.apply()
+  }
+
+  isFrozen(direction: Direction): boolean {
+    return this.conditions.frozen[direction] || (direction === 'toServer' && this.#held)
+  }
+
   /** After the conditions changed. A frozen network does not tell one end that the other is gone. */
   apply(): void {
-    const { toServer, toClient } = this.conditions.frozen
-    if (this.#broken && !toServer && !toClient) this.reset()
+    if (this.#broken && !this.isFrozen('toServer') && !this.isFrozen('toClient')) this.reset()
     for (const pipe of this.#pipes) pipe.pump()
   }
 }
@@ -89,7 +107,7 @@ class Pipe {
   /** Passes on what is due, and reads on if there is room. */
   pump(): void {
     clearTimeout(this.#timer)
-    const frozen = this.#connection.conditions.frozen[this.#direction]
+    const frozen = this.#connection.isFrozen(this.#direction)
     while (!frozen && this.#target.writable) {
       const [next] = this.#queue
       if (!next) break

@@ -34,6 +34,8 @@ export class TcpProxy implements AsyncDisposable {
   readonly #connections = new Set<ProxiedConnection>()
   readonly #conditions: Conditions = { frozen: { toServer: false, toClient: false }, delayMs: 0 }
   readonly #cuts = new Set<ArmedCut>()
+  readonly #holds = new Set<(connection: ProxiedConnection, chunk: Buffer) => boolean>()
+  readonly #held = new Map<ProxiedConnection, NodeJS.Timeout>()
   readonly #startups = new WeakMap<ProxiedConnection, string>()
   #targetPort: number
   #server: Server | undefined
@@ -88,9 +90,10 @@ export class TcpProxy implements AsyncDisposable {
     this.#apply()
   }
 
-  /** Passes on what was held back. */
+  /** Passes on what was held back, by `holdOnce` too. */
   thaw(): void {
     this.#conditions.frozen = { toServer: false, toClient: false }
+    for (const connection of this.#held.keys()) this.#letGo(connection)
     this.#apply()
   }
 
@@ -114,6 +117,26 @@ export class TcpProxy implements AsyncDisposable {
     })
   }
 
+  /**
+   * Holds back the next statement that contains this, and all after it on its connection, for a while. A
+   * client that gives up meanwhile does not take it back: the server gets it late. Resolves when it is let go.
+   */
+  holdOnce(text: string, forMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const hold = (connection: ProxiedConnection, chunk: Buffer): boolean => {
+        if (!chunk.includes(text)) return false
+        connection.held = true
+        const timer = setTimeout(() => {
+          this.#letGo(connection)
+          resolve()
+        }, forMs)
+        this.#held.set(connection, timer)
+        return true
+      }
+      this.#holds.add(hold)
+    })
+  }
+
   /** Collects what passes in a direction, from where a cut would begin to count. */
   record(watched: Omit<Cut, 'afterBytes'>): readonly Buffer[] {
     const passed: Buffer[] = []
@@ -128,10 +151,32 @@ export class TcpProxy implements AsyncDisposable {
   #connect(client: Socket): void {
     const server = connect({ host: this.#host, port: this.#targetPort, allowHalfOpen: true, noDelay: true })
     const inspect: Inspect = (from, direction, chunk) => this.#inspect(from, direction, chunk)
-    const connection = new ProxiedConnection(client, server, this.#conditions, inspect, () => {
+    const closed = (): void => {
       this.#connections.delete(connection)
-    })
+      clearTimeout(this.#held.get(connection))
+      this.#held.delete(connection)
+    }
+    const connection: ProxiedConnection = new ProxiedConnection(
+      client,
+      server,
+      this.#conditions,
+      inspect,
+      closed,
+      (chunk) => this.#hold(connection, chunk),
+    )
     this.#connections.add(connection)
+  }
+
+  #hold(connection: ProxiedConnection, chunk: Buffer): void {
+    for (const hold of this.#holds) {
+      if (hold(connection, chunk)) this.#holds.delete(hold)
+    }
+  }
+
+  #letGo(connection: ProxiedConnection): void {
+    clearTimeout(this.#held.get(connection))
+    this.#held.delete(connection)
+    connection.held = false
   }
 
   #inspect(connection: ProxiedConnection, direction: Direction, chunk: Buffer): number {

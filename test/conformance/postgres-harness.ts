@@ -1,0 +1,143 @@
+import { PostgresCluster } from 'pg-membership'
+import type { Cluster } from 'pg-membership'
+import { adminClient, databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
+import { until } from '../support/until.js'
+import { isRefusal, type Harness, type Outcome, type Removal } from './harness.js'
+
+/** Where the clusters are, and as whom one comes there. */
+export interface Place {
+  readonly schema: string
+  /** For looking and breaking from outside. */
+  readonly adminUrl: string
+  /** For the clusters, and the transactions that they fence. */
+  readonly url: string
+  /** Called when all is over. */
+  readonly closed?: () => Promise<void>
+}
+
+/** Each cluster has a proxy of its own, so that each can be cut off alone. */
+export class PostgresHarness implements Harness {
+  readonly removals: readonly Removal[] = ['expired', 'removed']
+  readonly schema: string
+  readonly #place: Place
+  readonly #admin: AdminClient
+  readonly #proxies = new Map<Cluster, () => Promise<TcpProxy>>()
+  readonly #started: Promise<TcpProxy>[] = []
+
+  private constructor(place: Place, admin: AdminClient) {
+    this.schema = place.schema
+    this.#place = place
+    this.#admin = admin
+  }
+
+  /** By default in a schema of its own on the server that all share, as a superuser. */
+  static async start(given?: Place): Promise<PostgresHarness> {
+    const place = given ?? { schema: await freshSchema(), adminUrl: databaseUrl(), url: databaseUrl() }
+    return new PostgresHarness(place, await adminClient(place.adminUrl))
+  }
+
+  uniqueName(): string {
+    return uniqueName()
+  }
+
+  open(name: string, { ttlMs = 15_000 }: { readonly ttlMs?: number } = {}): Cluster {
+    // Started by the first connection, or the first disconnection.
+    let starting: Promise<TcpProxy> | undefined
+    const proxy = (): Promise<TcpProxy> => {
+      if (!starting) this.#started.push((starting = startProxy(this.#place.url)))
+      return starting
+    }
+    const cluster = new PostgresCluster({
+      name,
+      connection: async () => (await proxy()).url(this.#place.url),
+      schema: this.schema,
+      ttlMs,
+      closeTimeoutMs: 2_000,
+    })
+    this.#proxies.set(cluster, proxy)
+    return cluster
+  }
+
+  async remove(id: string, reason: Removal): Promise<void> {
+    await until(() => (reason === 'removed' ? this.#delete(id) : this.#expire(id)), {
+      message: `member ${id} is ${reason}`,
+    })
+  }
+
+  async disconnect(cluster: Cluster): Promise<void> {
+    await (await this.#proxyOf(cluster)).cut()
+  }
+
+  async reconnect(cluster: Cluster): Promise<void> {
+    await (await this.#proxyOf(cluster)).restore()
+  }
+
+  async fence(membership: Parameters<Harness['fence']>[0]): Promise<Outcome> {
+    await using client = await adminClient(this.#place.url)
+    return await fenced(client, () => membership.fence(client))
+  }
+
+  async close(): Promise<void> {
+    for (const proxy of this.#started) await (await proxy)[Symbol.asyncDispose]()
+    await this.#admin.end()
+    await this.#place.closed?.()
+  }
+
+  #proxyOf(cluster: Cluster): Promise<TcpProxy> {
+    return (
+      this.#proxies.get(cluster)?.() ?? Promise.reject(new TypeError('a cluster of this harness is needed'))
+    )
+  }
+
+  async #delete(id: string): Promise<boolean> {
+    await this.#admin.query(`delete from ${this.schema}.members where id = $1`, [id])
+    return true
+  }
+
+  /** Silence in a few milliseconds. In one transaction, so that no heartbeat comes in between. */
+  async #expire(id: string): Promise<boolean> {
+    const { schema } = this
+    const admin = this.#admin
+    await admin.query('begin')
+    try {
+      const registration = await admin.query<{ cluster: string; token: string }>(
+        `select cluster, token from ${schema}.members where id = $1`,
+        [id],
+      )
+      const [row] = registration.rows
+      if (row) {
+        await admin.query(
+          `update ${schema}.sweeps set resumed_at = clock_timestamp() - interval '1 day',
+             swept_at = clock_timestamp() where cluster = $1`,
+          [row.cluster],
+        )
+        await admin.query(
+          `update ${schema}.members set heartbeat_at = clock_timestamp() - interval '1 day' where id = $1`,
+          [id],
+        )
+        await admin.query(`select ${schema}.sweep($1)`, [row.cluster])
+      }
+      const left = await admin.query(`select from ${schema}.members where id = $1`, [id])
+      await admin.query(left.rowCount === 0 ? 'commit' : 'rollback')
+      return left.rowCount === 0
+    } catch (error) {
+      await admin.query('rollback')
+      throw error
+    }
+  }
+}
+
+/** A transaction that begins with this fence. Whatever a refusal is answered with, it must not commit. */
+export async function fenced(client: AdminClient, fence: () => Promise<unknown>): Promise<Outcome> {
+  await client.query('begin read write')
+  try {
+    await fence()
+  } catch (error) {
+    await client.query('rollback')
+    if (isRefusal(error)) return 'refused'
+    throw error
+  }
+  const { command } = await client.query('commit')
+  return command === 'COMMIT' ? 'committed' : 'refused'
+}
