@@ -22,6 +22,10 @@ export interface Wires {
   readonly distrust: () => void
   /** The connection was lost, or is back: try everything now. */
   readonly reconnect: () => void
+  /** The connection is there: try now what failed. */
+  readonly retry: () => void
+  /** How long to wait at most between two attempts to connect. */
+  readonly patienceMs: () => number
 }
 
 export interface CoreOptions {
@@ -142,6 +146,12 @@ export class ClusterCore implements Cluster {
         this.#registrations.recover()
         this.#reader.recover()
       },
+      retry: () => {
+        this.#registrations.retry()
+        this.#reader.retry()
+        this.#sweeper.retry()
+      },
+      patienceMs: () => this.#registrations.patienceMs,
     })
   }
 

@@ -99,7 +99,7 @@ export class Listener {
   }
 
   async #run(): Promise<number> {
-    if (!(await this.#options.allowed())) return Infinity
+    if (this.#ear === undefined && !(await this.#options.allowed())) return Infinity
     const ear = (this.#ear ??= await this.#open())
     if (monotonicMs() >= this.#proofDueMs()) await this.#prove(ear)
     await this.#followSubscriptions(ear)

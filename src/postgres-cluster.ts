@@ -71,8 +71,8 @@ export class PostgresCluster extends ClusterCore {
       report,
       onSurprise: () => connections.listener?.doubt(),
       disconnect: (deadlineMs) => connections.detach(deadlineMs),
-      connect: ({ hint, hearing, reconnect }) => {
-        const stopWatching = connections.heartbeats.onLost(reconnect)
+      connect: ({ hint, hearing, reconnect, retry, patienceMs }) => {
+        const stopUsing = connections.use({ lost: reconnect, reached: retry, patienceMs })
         const unsubscribe = connections.listener?.subscribe({
           channel: () => store.channel(),
           onHint: hint,
@@ -80,7 +80,7 @@ export class PostgresCluster extends ClusterCore {
           onError: (error) => report.failed('listen', error),
         })
         return () => {
-          stopWatching()
+          stopUsing()
           unsubscribe?.()
         }
       },

@@ -109,6 +109,11 @@ export class CachedReader {
     if (this.#dirty) this.#loop.wakeNow()
   }
 
+  /** The database is reached again: no backoff applies. */
+  retry(): void {
+    this.#loop.retry()
+  }
+
   /** The database was at this position, at some moment after `startedMs`. */
   confirm(position: Position, startedMs: number): void {
     if (position.revision === this.#position?.revision && position.stamp === this.#position.stamp) {

@@ -109,7 +109,18 @@ export class Registrations implements Host {
     for (const membership of this.#memberships.values()) this.#reconcile(membership, snapshot)
   }
 
-  /** The connection was lost, or is back: the first statement on the next one is a heartbeat. */
+  /** How long to wait at most between two attempts to reach the database. */
+  get patienceMs(): number {
+    return this.#heartbeats.patienceMs
+  }
+
+  /** The database is reached again: no backoff applies. */
+  retry(): void {
+    this.#heartbeats.retry()
+    this.#writer.retry()
+  }
+
+  /** The connection was lost: the first statement on the next one is a heartbeat. */
   recover(): void {
     this.#heartbeats.beatNow()
     if (this.#unfinished.size > 0) this.#writer.wakeNow()

@@ -42,6 +42,11 @@ export class Sweeper {
     this.#loop.wake()
   }
 
+  /** The database is reached again: no backoff applies. */
+  retry(): void {
+    this.#loop.retry()
+  }
+
   stop(): Promise<void> {
     return this.#loop.stop()
   }
