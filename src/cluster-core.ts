@@ -1,5 +1,5 @@
 /** A cluster on any store: wires the parts, and closes them in order. */
-import type { WaitOptions } from './waiting.js'
+import { within, type WaitOptions } from './waiting.js'
 import { monotonicMs } from './clock.js'
 import type { Cluster, Membership, MembershipOptions, Status } from './cluster.js'
 import { ClosedError } from './errors.js'
@@ -129,7 +129,8 @@ export class ClusterCore implements Cluster {
     await this.#registrations.close(leftMs())
     const read = this.#reader.close()
     await this.#options.disconnect(leftMs())
-    await Promise.all([swept, read])
+    // Where others go on using the connections, what is under way may wait for its turn on them.
+    await within(leftMs(), Promise.all([swept, read]), 'closing').catch(() => undefined)
   }
 
   #start(): void {

@@ -90,11 +90,12 @@ export class Listener {
   }
 
   async close(deadlineMs: number): Promise<void> {
+    const endMs = monotonicMs() + deadlineMs
     this.#closing.abort()
     const stopped = this.#loop.stop()
     this.#opening?.destroy()
     await this.#dropEar(deadlineMs)
-    await within(deadlineMs, stopped, 'closing the listener').catch(() => undefined)
+    await within(endMs - monotonicMs(), stopped, 'closing the listener').catch(() => undefined)
     await this.#dropEar(0)
   }
 
