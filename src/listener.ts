@@ -35,8 +35,6 @@ export interface Subscription {
 
 const TIMEOUT_MS = 2_000
 const MAX_BACKOFF_MS = 5_000
-/** After an error that waiting does not cure. */
-const PERMANENT_MS = 60_000
 /** How long silence is taken for quiet. */
 const PROOF_INTERVAL_MS = 30_000
 /** A proof is a NOTIFY, which takes a lock of the whole server: doubts may not multiply them. */
@@ -213,14 +211,13 @@ export class Listener {
     this.#loop.wake()
   }
 
-  #failed(error: Error): number | undefined {
+  #failed(error: Error): undefined {
     const permanent = permanentError(error)
     void this.#dropEar(0)
     this.#setHearing(false)
     if (!this.#isClosed()) {
       for (const { onError } of this.#subscriptions.keys()) onError(permanent ?? error)
     }
-    return permanent === undefined ? undefined : PERMANENT_MS
   }
 
   async #dropEar(politelyMs: number): Promise<void> {

@@ -171,7 +171,7 @@ export class CachedReader {
     this.#asked.reject(permanent)
     this.#latest.fail(permanent)
     // A wrong password is not tried again until somebody asks; what worked once may work again.
-    return this.#snapshot === undefined ? Infinity : this.#options.pollMs
+    return this.#snapshot === undefined ? Infinity : undefined
   }
 
   #take(reading: Reading): void {
