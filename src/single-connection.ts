@@ -36,9 +36,6 @@ export interface SingleConnectionOptions {
   readonly onLost?: () => void
 }
 
-/** A connection that breaks sooner was no success. */
-const STABLE_MS = 1_000
-
 interface Open {
   readonly client: pg.Client
   readonly socket: ClientConfig
@@ -46,10 +43,9 @@ interface Open {
   readonly direct: boolean
   /** Differs for every start of every server. */
   readonly server: string
-  readonly sinceMs: number
 }
 
-/** The last attempt to connect failed, or its connection broke at once. */
+/** The last attempt to connect failed. */
 interface Failure {
   readonly error: unknown
   /** No attempt before. */
@@ -158,18 +154,15 @@ export class SingleConnection implements PostgresPool {
     try {
       const open = await this.#connect()
       this.#failure = undefined
+      this.#failures = 0
       this.#options.onServer?.(open.server)
       return open
     } catch (error) {
-      this.#failed(error)
+      this.#failures += 1
+      const backoff = backoffMs(this.#failures, this.#options.maxBackoffMs(), Math.random())
+      this.#failure = { error, untilMs: monotonicMs() + backoff }
       throw error
     }
-  }
-
-  #failed(error: unknown): void {
-    this.#failures += 1
-    const waitMs = backoffMs(this.#failures, this.#options.maxBackoffMs(), Math.random())
-    this.#failure = { error, untilMs: monotonicMs() + waitMs }
   }
 
   async #connect(): Promise<Open> {
@@ -183,7 +176,7 @@ export class SingleConnection implements PostgresPool {
       // Until it is in use, and after it has failed, an error must still find a listener.
       client.on('error', () => undefined)
       await within(this.timeoutMs, client.connect(), 'connecting', signal)
-      const open = { client, socket, ...(await this.#greet(client)), sinceMs: monotonicMs() }
+      const open = { client, socket, ...(await this.#greet(client)) }
       const onEnd = (): void => this.#discard(open)
       client.on('error', onEnd)
       client.on('end', onEnd)
@@ -230,10 +223,7 @@ export class SingleConnection implements PostgresPool {
     open.socket.destroy()
     if (this.#open !== open) return
     this.#open = undefined
-    if (this.#isClosed()) return
-    if (monotonicMs() - open.sinceMs >= STABLE_MS) this.#failures = 0
-    else this.#failed(new Error('The connection broke as soon as it was open'))
-    this.#options.onLost?.()
+    if (!this.#isClosed()) this.#options.onLost?.()
   }
 
   #startIdling(): void {
@@ -242,7 +232,6 @@ export class SingleConnection implements PostgresPool {
     this.#idleTimer = setTimeout(() => {
       const open = this.#open
       this.#open = undefined
-      this.#failures = 0
       if (open !== undefined) void farewell(open, this.timeoutMs)
     }, idleMs)
     this.#idleTimer.unref()
