@@ -1,5 +1,5 @@
 /** A cluster on any store: wires the parts, and closes them in order. */
-import { checkWaitOptions, type WaitOptions } from './waiting.js'
+import { checkWaitOptions, within, type WaitOptions } from './waiting.js'
 import { monotonicMs } from './clock.js'
 import type { Cluster, Membership, MembershipOptions, Status } from './cluster.js'
 import { ClosedError } from './errors.js'
@@ -22,6 +22,10 @@ export interface Wires {
   readonly distrust: () => void
   /** The connection was lost, or is back: try everything now. */
   readonly reconnect: () => void
+  /** The connection is there: try now what failed. */
+  readonly retry: () => void
+  /** How long to wait at most between two attempts to connect. */
+  readonly patienceMs: () => number
 }
 
 export interface CoreOptions {
@@ -132,7 +136,8 @@ export class ClusterCore implements Cluster {
     await this.#registrations.close(leftMs())
     const read = this.#reader.close()
     await this.#options.disconnect(leftMs())
-    await Promise.all([swept, read])
+    // Where others go on using the connections, what is under way may wait for its turn on them.
+    await within(leftMs(), Promise.all([swept, read]), 'closing').catch(() => undefined)
   }
 
   #start(): void {
@@ -149,6 +154,12 @@ export class ClusterCore implements Cluster {
         this.#registrations.recover()
         this.#reader.recover()
       },
+      retry: () => {
+        this.#registrations.retry()
+        this.#reader.retry()
+        this.#sweeper.retry()
+      },
+      patienceMs: () => this.#registrations.patienceMs,
     })
   }
 

@@ -48,14 +48,16 @@ export interface Membership extends AsyncDisposable {
    * Keeps trying while the database cannot be reached.
    *
    * @throws AbortedError (carrying the last database error) when the signal aborts: nothing stays
-   * registered. DeregisteredError when `deregister` is called meanwhile. ConnectionError, SchemaError or
-   * ClosedError at once when it can never succeed.
+   * registered. DeregisteredError when `deregister` is called meanwhile. ClosedError when the cluster is
+   * closed. ConnectionError or SchemaError at once when waiting does not help: nothing stays registered.
+   * Only a membership that has been registered before, and comes back by itself, goes on trying then.
    */
   register(options?: WaitOptions): Promise<Lease>
   /**
    * Resolves once this process's own snapshot no longer shows it. The lease ends before the row goes.
    *
-   * @throws AbortedError when the signal aborts: only the wait ends. ClosedError when the cluster is closed first.
+   * @throws AbortedError when the signal aborts, ConnectionError or SchemaError when waiting does not help: only
+   * the wait ends. ClosedError when the cluster is closed first.
    */
   deregister(options?: WaitOptions): Promise<void>
   /**
@@ -63,7 +65,8 @@ export interface Membership extends AsyncDisposable {
    * of several calls at once, the last value wins.
    *
    * @throws TypeError when data is not a string or has a lone surrogate, RangeError beyond 1 MiB of
-   * UTF-8; AbortedError when the signal aborts (the value stays set), ClosedError when closed.
+   * UTF-8; AbortedError when the signal aborts, ConnectionError or SchemaError when waiting does not help (the
+   * value stays set, and is sent when it can be), ClosedError when closed.
    */
   setData(data: string, options?: WaitOptions): Promise<void>
   /**

@@ -4,6 +4,9 @@
  *
  * All carry one session name as application_name: while any of them is there, the process is.
  *
+ * While H cannot be opened, nothing else is tried: who needs W or the listener tries H, and all of the process
+ * together make its attempts. When it is back, everybody tries at once.
+ *
  * H and W lead to one server. After a failover new connections may lead to another one while the old
  * primary keeps those that it has: who sweeps there and sends its heartbeats here would remove the living.
  */
@@ -18,6 +21,17 @@ const IDLE_MS = 10_000
 /** The longest that the functions which W calls wait for locks, and some. */
 const LOCK_WAIT_MS = 3_500
 const MAX_ATTEMPT_MS = 2_500
+const MAX_BACKOFF_MS = 1_000
+
+/** A cluster that uses the connections. */
+export interface User {
+  /** H was lost. */
+  readonly lost: () => void
+  /** H is there, perhaps again. */
+  readonly reached: () => void
+  /** How long to wait at most between two attempts to open H. */
+  readonly patienceMs: () => number
+}
 
 export class SharedConnections implements Connections {
   readonly [connections: symbol]: true
@@ -25,8 +39,10 @@ export class SharedConnections implements Connections {
   readonly heartbeats: SingleConnection
   readonly writes: SingleConnection
   readonly listener: Listener | undefined
-  /** The ttl of each cluster that uses them. */
-  readonly #users = new Set<{ readonly ttlMs: number }>()
+  /** The ttl of each cluster that they are open for. */
+  readonly #attached = new Set<{ readonly ttlMs: number }>()
+  /** The clusters that read or write by now. */
+  readonly #users = new Set<User>()
   #closed = false
 
   constructor(connection: Connection, listenConnection: Connection | false | undefined) {
@@ -35,9 +51,14 @@ export class SharedConnections implements Connections {
       connection,
       session: this.session,
       timeoutMs: MAX_ATTEMPT_MS,
+      maxBackoffMs: () => Math.min(MAX_BACKOFF_MS, ...[...this.#users].map((user) => user.patienceMs())),
       onServer: (server) => {
         this.writes.leaveOther(server)
         this.listener?.retry()
+        for (const { reached } of this.#users) reached()
+      },
+      onLost: () => {
+        for (const { lost } of this.#users) lost()
       },
     })
     this.writes = new SingleConnection({
@@ -45,6 +66,10 @@ export class SharedConnections implements Connections {
       session: this.session,
       timeoutMs: LOCK_WAIT_MS + MAX_ATTEMPT_MS,
       idleMs: IDLE_MS,
+      maxBackoffMs: () => MAX_BACKOFF_MS,
+      before: async () => {
+        if (this.heartbeats.isAway) await this.heartbeats.isDirect()
+      },
       onServer: (server) => this.heartbeats.leaveOther(server),
     })
     if (listenConnection !== false) {
@@ -52,7 +77,7 @@ export class SharedConnections implements Connections {
         session: this.session,
         connection: listenConnection ?? connection,
         /** Where queries go through a pooler and no other address was given, LISTEN would be lost. */
-        allowed: async () => listenConnection !== undefined || (await this.heartbeats.isDirect()),
+        allowed: async () => (await this.heartbeats.isDirect()) || listenConnection !== undefined,
         notify: (channel, payload) => this.writes.run('select pg_notify($1, $2)', [channel, payload]),
       })
     }
@@ -61,19 +86,25 @@ export class SharedConnections implements Connections {
   /** Returns how to detach. */
   attach(ttlMs: number): (deadlineMs: number) => Promise<void> {
     if (this.#closed) throw new ClosedError('These connections are closed')
-    const user = { ttlMs }
-    this.#users.add(user)
+    const attached = { ttlMs }
+    this.#attached.add(attached)
     this.#setTimeouts()
     return async (deadlineMs) => {
-      this.#users.delete(user)
-      if (this.#users.size === 0) await this.#close(deadlineMs)
+      this.#attached.delete(attached)
+      if (this.#attached.size === 0) await this.#close(deadlineMs)
       else this.#setTimeouts()
     }
   }
 
+  /** From now on; returns how to end it. */
+  use(user: User): () => void {
+    this.#users.add(user)
+    return () => this.#users.delete(user)
+  }
+
   /** An attempt that takes longer than a quarter of the ttl leaves no time for another. */
   #setTimeouts(): void {
-    const attemptMs = Math.min(MAX_ATTEMPT_MS, ...[...this.#users].map(({ ttlMs }) => ttlMs / 4))
+    const attemptMs = Math.min(MAX_ATTEMPT_MS, ...[...this.#attached].map(({ ttlMs }) => ttlMs / 4))
     this.heartbeats.timeoutMs = attemptMs
     this.writes.timeoutMs = LOCK_WAIT_MS + attemptMs
   }

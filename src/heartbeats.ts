@@ -24,6 +24,8 @@ export interface HeartbeatsOptions {
   readonly onSweepOverdue: () => void
 }
 
+const MAX_BACKOFF_MS = 1_000
+
 export class Heartbeats {
   readonly #options: HeartbeatsOptions
   readonly #loop: Loop
@@ -31,13 +33,25 @@ export class Heartbeats {
 
   constructor(options: HeartbeatsOptions) {
     this.#options = options
-    const { ttlMs, crashGraceMs } = options.timing
     this.#loop = new Loop({
       run: () => this.#beat(),
       onError: (error) => this.#failed(error),
-      // A process whose connections are all gone is taken for crashed after the grace.
-      maxBackoffMs: () => Math.min(1_000, ttlMs / 10, crashGraceMs === false ? Infinity : crashGraceMs / 4),
+      maxBackoffMs: () => this.patienceMs,
     })
+  }
+
+  /**
+   * How long to wait at most between two attempts to reach the database. A process whose connections are
+   * all gone is taken for crashed after its grace; when its leases have ended, there is nothing to save.
+   */
+  get patienceMs(): number {
+    const { memberships, timing } = this.#options
+    for (const { lease } of memberships()) {
+      if (lease === undefined) continue
+      const { ttlMs, crashGraceMs } = timing
+      return Math.min(MAX_BACKOFF_MS, ttlMs / 10, crashGraceMs === false ? Infinity : crashGraceMs / 4)
+    }
+    return MAX_BACKOFF_MS
   }
 
   /** There is a registration that was renewed by an attempt begun at `startedMs`. */
@@ -52,6 +66,11 @@ export class Heartbeats {
   beatNow(): void {
     this.#dueMs = -Infinity
     this.#loop.wakeNow()
+  }
+
+  /** The database is reached again: no backoff applies. */
+  retry(): void {
+    this.#loop.retry()
   }
 
   stop(): Promise<void> {

@@ -39,8 +39,6 @@ export interface Subscription {
 
 const TIMEOUT_MS = 2_000
 const MAX_BACKOFF_MS = 5_000
-/** After an error that waiting does not cure. */
-const PERMANENT_MS = 60_000
 /** How long silence is taken for quiet. */
 const PROOF_INTERVAL_MS = 30_000
 /** A proof is a NOTIFY, which takes a lock of the whole server: doubts may not multiply them. */
@@ -100,16 +98,17 @@ export class Listener {
   }
 
   async close(deadlineMs: number): Promise<void> {
+    const endMs = monotonicMs() + deadlineMs
     this.#closing.abort()
     const stopped = this.#loop.stop()
     this.#opening?.destroy()
     await this.#dropEar(deadlineMs)
-    await within(deadlineMs, stopped, 'closing the listener').catch(() => undefined)
+    await within(endMs - monotonicMs(), stopped, 'closing the listener').catch(() => undefined)
     await this.#dropEar(0)
   }
 
   async #run(): Promise<number> {
-    if (!(await this.#options.allowed())) return this.#pooled()
+    if (this.#ear === undefined && !(await this.#options.allowed())) return this.#pooled()
     const ear = (this.#ear ??= await this.#open())
     if (monotonicMs() >= this.#proofDueMs()) await this.#prove(ear)
     await this.#followSubscriptions(ear)
@@ -240,14 +239,13 @@ export class Listener {
     this.#loop.wake()
   }
 
-  #failed(error: Error): number | undefined {
+  #failed(error: Error): undefined {
     const permanent = permanentError(error)
     void this.#dropEar(0)
     this.#setHearing(false)
     if (!this.#isClosed()) {
       for (const { onError } of this.#subscriptions.keys()) onError(permanent ?? error)
     }
-    return permanent === undefined ? undefined : PERMANENT_MS
   }
 
   async #dropEar(politelyMs: number): Promise<void> {

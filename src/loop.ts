@@ -47,6 +47,11 @@ export class Loop {
     else this.wake()
   }
 
+  /** What it failed at may work now: cuts a backoff short, and does nothing else. */
+  retry(): void {
+    if (this.#state === 'idle' && this.#failures > 0 && this.#timer !== undefined) this.#start()
+  }
+
   /** Runs no more. Resolves when the present run has ended. */
   stop(): Promise<void> {
     this.#state = 'stopped'

@@ -5,6 +5,7 @@
  * A registration that was removed by others is lost: the lease ends with the reason that the log gives,
  * and, unless told to stay out, the membership registers again under the same id, with a higher token.
  * A lease that ran out in silence is renewed with the same token when the row turns out to be there.
+ * Only who never was registered gives up when the database refuses.
  */
 import { v7 as newId } from 'uuid'
 import { abortedError, checkWaitOptions, Waiting, type WaitOptions, within } from './waiting.js'
@@ -47,6 +48,8 @@ export class OwnMembership implements Membership {
   #data: string
   #lease: TimedLease | undefined
   #lateUntilMs = -Infinity
+  /** Its owner was told so, and has not given it up since. */
+  #isRegistered = false
 
   constructor(host: Host, { data = '', onLost }: MembershipOptions) {
     this.#host = host
@@ -186,11 +189,15 @@ export class OwnMembership implements Membership {
     this.#host.wake(this)
   }
 
-  /** What waiting cannot cure: those who wait are told. Without a row, nothing is tried again by itself. */
+  /**
+   * What waiting does not seem to cure: those who wait are told. Whose register() never resolved is out, and
+   * nothing of it stays; what was registered and is wanted goes on trying, since such an error may pass.
+   */
   failed(error: Error): void {
     this.#leaving.reject(error)
     this.#saving.reject(error)
-    if (this.state.token === undefined) this.#stayOut(error)
+    this.#registering.reject(error)
+    if (this.state.wanted && !this.#isRegistered) this.#stayOut(error)
   }
 
   distrust(): void {
@@ -247,7 +254,9 @@ export class OwnMembership implements Membership {
 
   #tellRegistered(): void {
     const lease = this.#trusted()
-    if (lease !== undefined && this.state.isShown) this.#registering.resolve(lease)
+    if (lease === undefined || !this.state.isShown) return
+    this.#isRegistered = true
+    this.#registering.resolve(lease)
   }
 
   #endLease(reason: Error): void {
@@ -259,6 +268,7 @@ export class OwnMembership implements Membership {
   /** The lease ends before the row goes. */
   #giveUp(reason: Error): void {
     this.state.giveUp()
+    this.#isRegistered = false
     this.#endLease(reason)
     this.#registering.reject(reason)
     this.#saving.resolve(undefined)

@@ -81,8 +81,8 @@ export class PostgresCluster extends ClusterCore {
       report,
       onSurprise: () => connections.listener?.doubt(),
       disconnect: detach,
-      connect: ({ hint, hearing, reconnect }) => {
-        const stopWatching = connections.heartbeats.onLost(reconnect)
+      connect: ({ hint, hearing, reconnect, retry, patienceMs }) => {
+        const stopUsing = connections.use({ lost: reconnect, reached: retry, patienceMs })
         const unsubscribe = connections.listener?.subscribe({
           channel: () => store.channel(),
           onHint: hint,
@@ -95,7 +95,7 @@ export class PostgresCluster extends ClusterCore {
         })
         if (connections.listener === undefined) hearing(false)
         return () => {
-          stopWatching()
+          stopUsing()
           unsubscribe?.()
         }
       },

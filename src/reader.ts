@@ -127,6 +127,11 @@ export class CachedReader {
     if (this.#dirty) this.#loop.wakeNow()
   }
 
+  /** The database is reached again: no backoff applies. */
+  retry(): void {
+    this.#loop.retry()
+  }
+
   /** The database was at this position, at some moment after `startedMs`. */
   confirm(position: Position, startedMs: number): void {
     if (this.#position !== undefined && samePosition(position, this.#position)) {
@@ -218,7 +223,7 @@ export class CachedReader {
     this.#asked.reject(permanent)
     this.#latest.fail(permanent)
     // A wrong password is not tried again until somebody asks; what worked once may work again.
-    return this.#snapshot === undefined ? Infinity : this.#options.pollMs
+    return this.#snapshot === undefined ? Infinity : undefined
   }
 
   #take(outcome: Outcome): void {

@@ -9,7 +9,7 @@ import { Waiting, within } from './waiting.js'
 import { monotonicMs } from './clock.js'
 import type { MembershipOptions } from './cluster.js'
 import { permanentError, wasRefused } from './database-errors.js'
-import { MembershipLostError } from './errors.js'
+import { MembershipLostError, SchemaError } from './errors.js'
 import { Heartbeats } from './heartbeats.js'
 import type { Lease } from './lease.js'
 import { Loop } from './loop.js'
@@ -38,8 +38,6 @@ const MAX_BATCH = 1_000
 const MAX_BATCH_CHARACTERS = 4_000_000
 /** When somebody holds a row locked. */
 const AGAIN_MS = 50
-/** After an error that waiting does not cure; a new call tries at once. */
-const PERMANENT_MS = 5_000
 
 export class Registrations implements Host {
   readonly #options: RegistrationsOptions
@@ -110,7 +108,18 @@ export class Registrations implements Host {
     for (const membership of this.#memberships.values()) this.#reconcile(membership, snapshot)
   }
 
-  /** The connection was lost, or is back: the first statement on the next one is a heartbeat. */
+  /** How long to wait at most between two attempts to reach the database. */
+  get patienceMs(): number {
+    return this.#heartbeats.patienceMs
+  }
+
+  /** The database is reached again: no backoff applies. */
+  retry(): void {
+    this.#heartbeats.retry()
+    this.#writer.retry()
+  }
+
+  /** The connection was lost: the first statement on the next one is a heartbeat. */
   recover(): void {
     this.#heartbeats.beatNow()
     if (this.#unfinished.size > 0) this.#writer.wakeNow()
@@ -144,9 +153,11 @@ export class Registrations implements Host {
     const { reader, report } = this.#options
     const batch = [...this.#unfinished]
     if (batch.length === 0) return Infinity
-    await this.#each(batch, 'deregister', (part) => this.#leave(part))
-    await this.#each(batch, 'register', (part) => this.#register(part))
-    await this.#each(batch, 'set data', (part) => this.#setData(part))
+    const refusals = [
+      ...(await this.#each(batch, 'deregister', (part) => this.#leave(part))),
+      ...(await this.#each(batch, 'register', (part) => this.#register(part))),
+      ...(await this.#each(batch, 'set data', (part) => this.#setData(part))),
+    ]
     for (const membership of batch) {
       if (membership.state.nextStep() === undefined) this.#unfinished.delete(membership)
     }
@@ -158,19 +169,34 @@ export class Registrations implements Host {
       const known = new Map(batch.map((membership) => [membership, membership.state.known]))
       void reader.refreshed().then(
         () => this.#shown(known),
-        () => undefined,
+        (error: unknown) => tell(batch, permanentError(error)),
       )
     }
+    const [refusal] = refusals
+    if (refusal !== undefined) throw refusal
     return this.#unfinished.size > 0 ? AGAIN_MS : Infinity
   }
 
+  /** What the database refuses holds up nobody but those for whom it was asked; they are told. Returns why. */
   async #each(
     batch: readonly OwnMembership[],
     step: Step,
     take: (part: readonly OwnMembership[]) => Promise<void>,
-  ): Promise<void> {
-    for (const part of parts(batch.filter((membership) => membership.state.nextStep() === step)))
-      await take(part)
+  ): Promise<Error[]> {
+    const refusals: Error[] = []
+    for (const part of parts(batch.filter((membership) => membership.state.nextStep() === step))) {
+      try {
+        await take(part)
+      } catch (error) {
+        const permanent = permanentError(error)
+        if (!(permanent instanceof SchemaError)) throw error
+        tell(part, permanent)
+        refusals.push(error as Error)
+        // There is no time to wait until it passes.
+        if (this.#closed && step === 'deregister') for (const left of part) this.#unfinished.delete(left)
+      }
+    }
+    return refusals
   }
 
   /** A refresh has ended that began when this much was known; what is newer is for the next one to show. */
@@ -234,17 +260,23 @@ export class Registrations implements Host {
     }
   }
 
-  #failed(error: Error): number | undefined {
+  #failed(error: Error): undefined {
     const { report, onAnswer } = this.#options
     const permanent = permanentError(error)
     // Where the database refused, it answered: no sign of an outage.
     if (!wasRefused(error)) onAnswer(false)
     report.failed('write', permanent ?? error)
-    if (permanent === undefined) return undefined
-    for (const membership of this.#unfinished) membership.failed(permanent)
+    // Who was refused has been told.
+    if (permanent === undefined || permanent instanceof SchemaError) return
+    tell(this.#unfinished, permanent)
     this.#drained.resolve(undefined)
-    return PERMANENT_MS
   }
+}
+
+/** Those who wait, of what waiting does not seem to cure. */
+function tell(memberships: Iterable<OwnMembership>, permanent: Error | undefined): void {
+  if (permanent === undefined) return
+  for (const membership of memberships) membership.failed(permanent)
 }
 
 /** In parts that one statement can carry. */

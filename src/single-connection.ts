@@ -4,13 +4,18 @@
  * Kysely's driver puts a dead socket back into its pool and listens for no error on it; this stands
  * between the two. Each query has a bound; past it, the socket is destroyed and the server gives up by
  * itself (client_connection_check_interval).
+ *
+ * However many ask, attempts to connect keep a pace: a database that comes back must not be met by a crowd.
+ * When one has failed, the next waits for a backoff, and whoever waited for the failed one is told.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { PostgresPool, PostgresPoolClient } from 'kysely'
 import pg from 'pg'
 import { monotonicMs, ServerClock } from './clock.js'
 import { clientConfig, type ClientConfig } from './client.js'
 import { breaksConnection } from './database-errors.js'
 import { ClosedError } from './errors.js'
+import { backoffMs } from './loop.js'
 import type { Connection } from './options.js'
 import { within } from './waiting.js'
 
@@ -21,8 +26,14 @@ export interface SingleConnectionOptions {
   readonly timeoutMs: number
   /** Closed after this long without use; default never. */
   readonly idleMs?: number
+  /** Before each attempt to connect; it fails where this rejects. */
+  readonly before?: () => Promise<unknown>
+  /** The longest backoff between two attempts; asked when one has failed. */
+  readonly maxBackoffMs: () => number
   /** Told which server each new connection leads to. */
   readonly onServer?: (server: string) => void
+  /** Told when a connection that was in use or idle breaks. */
+  readonly onLost?: () => void
 }
 
 interface Open {
@@ -35,16 +46,24 @@ interface Open {
   readonly clock: ServerClock
 }
 
+/** The last attempt to connect failed. */
+interface Failure {
+  readonly error: unknown
+  /** No attempt before. */
+  readonly untilMs: number
+}
+
 export class SingleConnection implements PostgresPool {
   readonly #options: SingleConnectionOptions
-  readonly #lostCallbacks = new Set<() => void>()
   timeoutMs: number
   #open: Open | undefined
   #opening: ClientConfig | undefined
   #turn: Promise<void> = Promise.resolve()
+  #failure: Failure | undefined
+  #failures = 0
   #idleTimer: NodeJS.Timeout | undefined
+  readonly #closing = new AbortController()
   readonly #abandoned = new AbortController()
-  #closed = false
 
   constructor(options: SingleConnectionOptions) {
     this.#options = options
@@ -69,10 +88,9 @@ export class SingleConnection implements PostgresPool {
     this.#open?.clock.hear(serverMs, monotonicMs())
   }
 
-  /** Calls back whenever a connection that was in use or idle breaks. */
-  onLost(callback: () => void): () => void {
-    this.#lostCallbacks.add(callback)
-    return () => this.#lostCallbacks.delete(callback)
+  /** It could not be opened the last time, and has not been since. */
+  get isAway(): boolean {
+    return this.#open === undefined && this.#failure !== undefined
   }
 
   /** Breaks, if it leads to another server. */
@@ -98,12 +116,13 @@ export class SingleConnection implements PostgresPool {
   /** Waits for its turn; whoever has it must release it. */
   async connect(): Promise<PostgresPoolClient> {
     const before = this.#turn
+    const known = this.#failure
     let release = (): void => undefined
     this.#turn = new Promise((resolve) => (release = resolve))
     await before
     clearTimeout(this.#idleTimer)
     try {
-      const open = (this.#open ??= await this.#connect())
+      const open = (this.#open ??= await this.#reach(known))
       return {
         query: this.#query.bind(this, open) as PostgresPoolClient['query'],
         release: () => {
@@ -125,7 +144,7 @@ export class SingleConnection implements PostgresPool {
   /** Says goodbye to the server after the query under way, or is destroyed at the deadline. */
   async close(deadlineMs: number): Promise<void> {
     const endMs = monotonicMs() + deadlineMs
-    this.#closed = true
+    this.#closing.abort()
     clearTimeout(this.#idleTimer)
     await within(deadlineMs, this.#turn, 'closing').catch(() => undefined)
     this.#abandoned.abort()
@@ -133,8 +152,35 @@ export class SingleConnection implements PostgresPool {
     if (this.#open !== undefined) await farewell(this.#open, endMs - monotonicMs())
   }
 
+  /** `known`: the failure that the caller knew of when it began to wait for its turn. */
+  async #reach(known: Failure | undefined): Promise<Open> {
+    if (this.#failure !== undefined && this.#failure !== known) throw this.#failure.error
+    try {
+      await this.#options.before?.()
+    } catch (error) {
+      this.#failure = { error, untilMs: 0 }
+      throw error
+    }
+    const waitMs = (this.#failure?.untilMs ?? 0) - monotonicMs()
+    if (waitMs > 0) {
+      await sleep(waitMs, undefined, { signal: this.#closing.signal }).catch(() => undefined)
+    }
+    try {
+      const open = await this.#connect()
+      this.#failure = undefined
+      this.#failures = 0
+      this.#options.onServer?.(open.server)
+      return open
+    } catch (error) {
+      this.#failures += 1
+      const backoff = backoffMs(this.#failures, this.#options.maxBackoffMs(), Math.random())
+      this.#failure = { error, untilMs: monotonicMs() + backoff }
+      throw error
+    }
+  }
+
   async #connect(): Promise<Open> {
-    if (this.#closed) throw new ClosedError('The connections are closed')
+    if (this.#isClosed()) throw new ClosedError('The connections are closed')
     const { signal } = this.#abandoned
     const socket = await clientConfig({ ...this.#options, connectTimeoutMs: this.timeoutMs, signal })
     if (this.#isClosed()) throw new ClosedError('The connections are closed')
@@ -149,7 +195,6 @@ export class SingleConnection implements PostgresPool {
       client.on('error', onEnd)
       client.on('end', onEnd)
       if (this.#isClosed()) throw new ClosedError('The connections are closed')
-      this.#options.onServer?.(open.server)
       return open
     } catch (error) {
       socket.destroy()
@@ -161,7 +206,7 @@ export class SingleConnection implements PostgresPool {
 
   // Behind `await`, another call may have closed it.
   #isClosed(): boolean {
-    return this.#closed
+    return this.#closing.signal.aborted
   }
 
   /** Refuses a standby, finds a pooler, and sets on a connection of one's own what a pooler would leak to others. */
@@ -194,12 +239,12 @@ export class SingleConnection implements PostgresPool {
     open.socket.destroy()
     if (this.#open !== open) return
     this.#open = undefined
-    if (!this.#closed) for (const callback of this.#lostCallbacks) callback()
+    if (!this.#isClosed()) this.#options.onLost?.()
   }
 
   #startIdling(): void {
     const { idleMs } = this.#options
-    if (idleMs === undefined || this.#closed) return
+    if (idleMs === undefined || this.#isClosed()) return
     this.#idleTimer = setTimeout(() => {
       const open = this.#open
       this.#open = undefined

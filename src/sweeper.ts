@@ -11,9 +11,8 @@ export interface SweeperOptions {
   readonly watching: () => boolean
 }
 
+/** Also where waiting seems to be of no use: others rely on this process, and a grant may be missing for a moment. */
 const MAX_BACKOFF_MS = 2_000
-/** After an error that waiting does not cure. */
-const PERMANENT_MS = 60_000
 
 export class Sweeper {
   readonly #options: SweeperOptions
@@ -42,6 +41,11 @@ export class Sweeper {
     this.#loop.wake()
   }
 
+  /** The database is reached again: no backoff applies. */
+  retry(): void {
+    this.#loop.retry()
+  }
+
   stop(): Promise<void> {
     return this.#loop.stop()
   }
@@ -65,9 +69,7 @@ export class Sweeper {
     return waitMs
   }
 
-  #failed(error: Error): number | undefined {
-    const permanent = permanentError(error)
-    this.#options.report.failed('sweep', permanent ?? error)
-    return permanent === undefined ? undefined : PERMANENT_MS
+  #failed(error: Error): undefined {
+    this.#options.report.failed('sweep', permanentError(error) ?? error)
   }
 }
