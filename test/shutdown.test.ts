@@ -54,7 +54,7 @@ test('no request is dropped, and the process ends in about the time of the drain
       })
       request.once('error', (error: NodeJS.ErrnoException) => {
         // A new connection that nobody accepted any more. Who waits for the drain to end has no other.
-        const wasRefused = isStopping && !request.reusedSocket && (error.code ?? '').startsWith("ECONNRE")
+        const wasRefused = isStopping && !request.reusedSocket && (error.code ?? '').startsWith('ECONNRE')
         if (wasRefused) resolve(false)
         else reject(error)
       })
