@@ -472,6 +472,7 @@ begin
 end
 $$;
 
+-- What snapshots show of a member: its data, and when it registered, which only a hand on the keyboard changes.
 create function :"schema".members_data_changed() returns trigger
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -491,20 +492,10 @@ language plpgsql
 set search_path = :"schema", pg_temp
 as $$
 begin
-  if tg_op = 'TRUNCATE' then
-    raise exception 'TRUNCATE of members is refused: use DELETE, which tells the readers'
-      using errcode = 'integrity_constraint_violation';
-  end if;
-  -- The one exception: who corrects the log by hand may correct the row to match.
-  if new.id = old.id and new.cluster = old.cluster and new.token = old.token and exists (
-    select from events e
-    where e.member = new.id and e.at >= new.registered_at and e.token = new.token
-      and e.cluster = new.cluster and e.registered_at = new.registered_at
-  ) then
-    return new;
-  end if;
-  raise exception 'UPDATE of members is refused: id, cluster, token and registered_at of a registration never change'
-    using errcode = 'integrity_constraint_violation';
+  raise exception '% of members is refused: %', tg_op, case tg_op
+      when 'TRUNCATE' then 'use DELETE, which tells the readers'
+      else 'id, cluster and token of a registration never change'
+    end using errcode = 'integrity_constraint_violation';
 end
 $$;
 
@@ -529,12 +520,11 @@ create trigger members_inserted after insert on :"schema".members
   referencing new table as inserted for each statement execute function :"schema".members_inserted();
 create trigger members_deleted after delete on :"schema".members
   referencing old table as deleted for each statement execute function :"schema".members_deleted();
-create trigger members_data_changed after update of data on :"schema".members
-  for each row when (old.data is distinct from new.data) execute function :"schema".members_data_changed();
-create trigger members_identity before update of id, cluster, token, registered_at on :"schema".members
+create trigger members_data_changed after update of data, registered_at on :"schema".members
+  for each row when (old.data <> new.data or (old.registered_at <> new.registered_at and old.token > 0)) execute function :"schema".members_data_changed();
+create trigger members_identity before update of id, cluster, token on :"schema".members
   for each row when (
-    old.id <> new.id or old.cluster <> new.cluster or
-    (old.token > 0 and (old.token <> new.token or old.registered_at <> new.registered_at))
+    old.id <> new.id or old.cluster <> new.cluster or (old.token <> new.token and old.token > 0)
   ) execute function :"schema".members_refused();
 create trigger members_truncate before truncate on :"schema".members
   for each statement execute function :"schema".members_refused();

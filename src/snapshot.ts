@@ -71,7 +71,7 @@ export function snapshotAfter(
       if (kind === 'left') {
         ids?.delete(member.id)
         members.splice(at, 1)
-      } else members[at] = freezeMember({ ...present, data: member.data })
+      } else members[at] = freezeMember(member)
     }
   }
   return new FrozenSnapshot(revision, members)

@@ -22,11 +22,13 @@ beforeAll(async () => {
   await admin.query(`update members set data = convert_to($1, 'UTF8') where id = $2`, [DATA_OF_BOB, bob])
   await admin.query(`select deregister('chat', array[$1::uuid], '{2}')`, [bob])
   await admin.query(register.replace('chat', 'other'), [randomUUID(), 'x'.repeat(200)])
+  await admin.query('alter table members disable trigger user')
   await admin.query(
     `update members set heartbeat_at = heartbeat_at - interval '75 s',
     registered_at = registered_at - interval '3 h' where id = $1`,
     [ada],
   )
+  await admin.query('alter table members enable trigger user')
   await admin.query(
     `update events set registered_at = registered_at - interval '3 h', at = at - interval '3 h'
     where cluster = 'chat' and member = $1`,

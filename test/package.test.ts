@@ -21,7 +21,7 @@ const TSC = join(ROOT, 'node_modules/typescript/bin/tsc')
 const ATTW = join(ROOT, 'node_modules/@arethetypeswrong/cli/dist/index.js')
 /** Brought by tsx. */
 const ESBUILD = join(ROOT, 'node_modules/esbuild/bin/esbuild')
-const DEPENDENCIES = ['pg', 'pg-listen', 'kysely', 'uuid']
+const DEPENDENCIES = ['pg', 'pg-connection-string', 'pg-listen', 'kysely', 'uuid']
 
 /** Outside the repository, so that nothing of its node_modules is found by walking up. */
 const directory = mkdtempSync(join(tmpdir(), 'pg-membership-package-'))

@@ -24,8 +24,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     breaks: 'a reader overlooks a change of data',
     file: 'src/snapshot.ts',
-    find: 'freezeMember({ ...present, data: member.data })',
-    replace: 'freezeMember({ ...present, data: member.token % 7 === 0 ? present.data : member.data })',
+    find: 'members[at] = freezeMember(member)',
+    replace: 'members[at] = freezeMember(member.token % 7 === 0 ? present : member)',
     promises: [1, 2, 3],
   },
   {
@@ -115,7 +115,9 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     breaks: 'nobody listens for the errors of the listener',
     file: 'src/listener.ts',
-    find: `subscriber.events.on('error', (error: Error) => this.#broken(ear, error))`,
+    find: `subscriber.events.on('error', (cause: Error) =>
+      this.#broken(ear, ear.trouble ?? new Error('The connection was lost', { cause })),
+    )`,
     replace: 'void this.#broken',
     promises: [12],
   },

@@ -103,7 +103,7 @@ export function apply(event: LoggedEvent, members: Map<string, Member>): void {
   } else {
     if (present?.token !== token) throw new Error(`revision ${revision}: ${kind} as ${token}, and is ${is}`)
     if (kind === 'left') members.delete(member)
-    else members.set(member, { ...present, data: data ?? '' })
+    else members.set(member, { ...present, data: data ?? '', registeredAt })
   }
 }
 
