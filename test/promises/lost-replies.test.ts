@@ -190,18 +190,30 @@ test('promise 8: heartbeats whose answers are lost cost no lease, and one that h
   const lease = await membership.register()
   // The loss of any connection asks for a heartbeat at once.
   const beat = async (): Promise<void> => proxy.reset()
-  const places = await placesOf(proxy, '"heartbeat"(', async () => {
+  const heartbeatAt = async (): Promise<string | undefined> => {
     const { rows } = await admin.query<{ at: string }>(
       `select heartbeat_at::text as at from ${schema}.members where id = $1`,
       [membership.id],
     )
-    await beat()
-    const since = [membership.id, rows[0]?.at]
+    return rows[0]?.at
+  }
+  const heardSince = async (at: string | undefined): Promise<void> => {
     const later = `select from ${schema}.members where id = $1 and heartbeat_at > $2`
-    await until(async () => (await admin.query(later, since)).rowCount === 1, { message: 'a heartbeat' })
+    await until(async () => (await admin.query(later, [membership.id, at])).rowCount === 1, {
+      message: 'a heartbeat',
+    })
+  }
+  const places = await placesOf(proxy, '"heartbeat"(', async () => {
+    const before = await heartbeatAt()
+    await beat()
+    await heardSince(before)
     await cluster.getMembers({ fresh: true })
   })
-  for (const place of places) await broken(proxy, '"heartbeat"(', place, beat, 2)
+  for (const place of places) {
+    await broken(proxy, '"heartbeat"(', place, beat, 2)
+    // Without one between two places, all its connections would be gone for longer than its grace.
+    await heardSince(await heartbeatAt())
+  }
   expect(membership.lease).toBe(lease)
   expect((await tableOf(admin, schema, name)).revision).toBe(2)
   for (const place of places) {
