@@ -1,4 +1,4 @@
-/** README's shutdown, and the example's, under requests that come one after another on connections kept alive. */
+/** README's shutdown, under requests that come one after another on connections kept alive. */
 import { Agent, get } from 'node:http'
 import { randomUUID } from 'node:crypto'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
