@@ -10,8 +10,8 @@ const ON_THE_OLDEST_TOO = [
 export default defineConfig({
   test: {
     setupFiles: 'test/support/warnings.ts',
-    // Files mostly wait for one PostgreSQL that they share: three at once even on one core, and never a crowd.
-    maxWorkers: Math.max(3, Math.min(4, availableParallelism())),
+    // Files mostly wait for one PostgreSQL that they share: two at once even on one core, and never a crowd.
+    maxWorkers: Math.max(2, Math.min(4, availableParallelism())),
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // A test that fails sometimes is a finding.
