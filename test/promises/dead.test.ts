@@ -1,12 +1,15 @@
 import { migrate } from 'pg-membership'
 import type { PostgresCluster } from 'pg-membership'
-import { afterAll, expect, test } from 'vitest'
+import { afterAll, expect, test, vi } from 'vitest'
 import { uniqueName, type AdminClient } from '../support/database.js'
 import { eventsOf, expectWholeLog, tableOf } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { startPostgres } from '../support/postgres-server.js'
 import { until } from '../support/until.js'
 import { startWorker } from '../support/worker.js'
+
+// Fifty processes take long to start on a busy machine. The bounds that count are the server's times, below.
+vi.setConfig({ testTimeout: 60_000 })
 
 const schema = 'pgmembership'
 const server = await startPostgres({ fsync: false, settings: { max_connections: '300' } })

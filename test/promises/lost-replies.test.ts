@@ -1,11 +1,14 @@
 import type { Membership, PostgresCluster } from 'pg-membership'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
 import { eventsOf, expectWholeLog, tableOf } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 import { broken, placesIn, placesOf } from '../support/wire.js'
+
+// Every place of a conversation is broken, one after another.
+vi.setConfig({ testTimeout: 60_000 })
 
 const schema = await freshSchema()
 
