@@ -22,7 +22,7 @@ import { within } from './waiting.js'
 export interface SingleConnectionOptions {
   readonly connection: Connection
   readonly session: string
-  /** Bound of each attempt to connect, and of each query. */
+  /** Bound of each query, and of an attempt to connect: see `#connectMs`. */
   readonly timeoutMs: number
   /** Closed after this long without use; default never. */
   readonly idleMs?: number
@@ -53,6 +53,8 @@ interface Failure {
   readonly untilMs: number
 }
 
+const MAX_CONNECT_MS = 5_000
+
 export class SingleConnection implements PostgresPool {
   readonly #options: SingleConnectionOptions
   timeoutMs: number
@@ -61,6 +63,8 @@ export class SingleConnection implements PostgresPool {
   #turn: Promise<void> = Promise.resolve()
   #failure: Failure | undefined
   #failures = 0
+  /** How many attempts to connect in a row took longer than their bound. */
+  #late = 0
   #idleTimer: NodeJS.Timeout | undefined
   readonly #closing = new AbortController()
   readonly #abandoned = new AbortController()
@@ -169,6 +173,7 @@ export class SingleConnection implements PostgresPool {
       const open = await this.#connect()
       this.#failure = undefined
       this.#failures = 0
+      this.#late = 0
       this.#options.onServer?.(open.server)
       return open
     } catch (error) {
@@ -179,18 +184,39 @@ export class SingleConnection implements PostgresPool {
     }
   }
 
+  /**
+   * A server that all turn to at once is slow to let them in. If each gave up in the middle and began again,
+   * nobody would ever get in: after each attempt that came too late the next may take twice as long.
+   */
+  get #connectMs(): number {
+    return Math.max(this.timeoutMs, Math.min(MAX_CONNECT_MS, this.timeoutMs * 2 ** this.#late))
+  }
+
   async #connect(): Promise<Open> {
+    const startedMs = monotonicMs()
+    const connectTimeoutMs = this.#connectMs
+    try {
+      return await this.#attempt(connectTimeoutMs)
+    } catch (error) {
+      // A timer may be early by a millisecond.
+      const inTime = monotonicMs() - startedMs < connectTimeoutMs - 1
+      this.#late = inTime ? 0 : this.#late + 1
+      throw error
+    }
+  }
+
+  async #attempt(connectTimeoutMs: number): Promise<Open> {
     if (this.#isClosed()) throw new ClosedError('The connections are closed')
     const { signal } = this.#abandoned
-    const socket = await clientConfig({ ...this.#options, connectTimeoutMs: this.timeoutMs, signal })
+    const socket = await clientConfig({ ...this.#options, connectTimeoutMs, signal })
     if (this.#isClosed()) throw new ClosedError('The connections are closed')
     this.#opening = socket
     try {
       const client = new pg.Client({ ...socket.config, types: AS_WRITTEN })
       // Until it is in use, and after it has failed, an error must still find a listener.
       client.on('error', () => undefined)
-      await within(this.timeoutMs, client.connect(), 'connecting', signal)
-      const open = { client, socket, ...(await this.#greet(client)) }
+      await within(connectTimeoutMs, client.connect(), 'connecting', signal)
+      const open = { client, socket, ...(await this.#greet(client, connectTimeoutMs)) }
       const onEnd = (): void => this.#discard(open)
       client.on('error', onEnd)
       client.on('end', onEnd)
@@ -210,12 +236,12 @@ export class SingleConnection implements PostgresPool {
   }
 
   /** Refuses a standby, finds a pooler, and sets on a connection of one's own what a pooler would leak to others. */
-  async #greet(client: pg.Client): Promise<Pick<Open, 'direct' | 'server' | 'clock'>> {
+  async #greet(client: pg.Client, timeoutMs: number): Promise<Pick<Open, 'direct' | 'server' | 'clock'>> {
     const { processID } = client as unknown as { processID: number | null }
     const { rows } = await client.query<Greeting>({
       text: GREETING,
       values: [processID ?? 0, this.#options.session],
-      query_timeout: this.timeoutMs,
+      query_timeout: timeoutMs,
     } as pg.QueryConfig)
     if (rows[0]?.standby !== 'f') {
       throw Object.assign(new Error('The server is a standby: it cannot take heartbeats'), { code: '25006' })
