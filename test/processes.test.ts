@@ -9,8 +9,8 @@ import { until } from './support/until.js'
 import { startWorker, type Worker } from './support/worker.js'
 
 const PROCESSES = 6
-const CHANGES = 2_500
-const DEATHS = 8
+const CHANGES = 1_500
+const DEATHS = 6
 const TTL_MS = 2_000
 
 const schema = await freshSchema()
@@ -55,7 +55,7 @@ test('promises 2, 3 and 4: processes join, change, leave and are killed; every r
         await victim.kill()
       }
       living.push(...(await Promise.all(victims.map(start))))
-      nextDeath = revision + chance.below(500)
+      nextDeath = revision + chance.below(350)
       return false
     },
     {

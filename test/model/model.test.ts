@@ -4,7 +4,7 @@ import { mutated, MUTATIONS } from './mutations.js'
 import { run } from './run.js'
 import { Schedule } from './schedule.js'
 
-const MINUTES = 0.75
+const MINUTES = 0.4
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 32))
 
 test('promises 1 to 4, 6 to 8, 11 to 13 and 16: processes and a model of what they want agree, through everything that a schedule does to them', async () => {

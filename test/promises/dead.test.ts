@@ -9,7 +9,7 @@ import { until } from '../support/until.js'
 import { startWorker } from '../support/worker.js'
 
 // Fifty processes take long to start on a busy machine. The bounds that count are the server's times, below.
-vi.setConfig({ testTimeout: 60_000 })
+vi.setConfig({ testTimeout: 90_000 })
 
 const schema = 'pgmembership'
 const server = await startPostgres({ fsync: false, settings: { max_connections: '300' } })
@@ -21,8 +21,11 @@ const GRACE_MS = 400
 /** As seldom as is allowed. */
 const HEARTBEAT_MS = TTL_MS / 2
 
-/** Sweeping went on: somebody else was there. */
-const CRASHED = { reason: 'crashed', boundMs: GRACE_MS + 2_000 }
+/**
+ * Sweeping went on: somebody else was there. A break in it is one of a third of the ttl, and evidence from
+ * before is void: so the ttl is one of which a busy machine does not miss a third.
+ */
+const CRASHED = { reason: 'crashed', boundMs: GRACE_MS + 2_000, ttlMs: 4 * TTL_MS }
 const EXPIRED = { reason: 'expired', boundMs: TTL_MS + 2_000 }
 /** Sweeping had a break, since those whose turn it was died, too: whoever is left notices when it next asks. */
 const EXPIRED_AFTER_A_BREAK = { reason: 'expired', boundMs: HEARTBEAT_MS + TTL_MS + 2_000 }
@@ -36,7 +39,7 @@ interface Case {
   /** How many memberships the witness has; 0: it only reads. */
   readonly witnesses: number
   /** From the death, or from when the witness came. */
-  readonly gone: { readonly reason: string; readonly boundMs: number }
+  readonly gone: { readonly reason: string; readonly boundMs: number; readonly ttlMs?: number }
 }
 
 const KILLED = { how: 'SIGKILL', witness: 'there', witnesses: 1, gone: CRASHED } as const
@@ -58,7 +61,7 @@ const cases: Record<string, Case> = {
     witness: 'comes late',
     gone: EXPIRED,
   },
-  '49 processes of 50 at once': { ...KILLED, sessions: 49, gone: EXPIRED_AFTER_A_BREAK },
+  '19 processes of 20 at once': { ...KILLED, sessions: 19, gone: EXPIRED_AFTER_A_BREAK },
   'all of 50 processes at once, before the eyes of a reader': {
     ...KILLED,
     sessions: 50,
@@ -76,8 +79,8 @@ const cases: Record<string, Case> = {
   'one process of two with 20 memberships each': { ...KILLED, memberships: 20, witnesses: 20 },
 }
 
-async function witness(name: string, count: number): Promise<PostgresCluster> {
-  const timing = { ttlMs: TTL_MS, crashGraceMs: GRACE_MS, heartbeatMs: HEARTBEAT_MS }
+async function witness(name: string, count: number, ttlMs: number): Promise<PostgresCluster> {
+  const timing = { ttlMs, crashGraceMs: GRACE_MS, heartbeatMs: HEARTBEAT_MS }
   const cluster = openCluster({ name, connection: server.url, ...timing })
   await cluster.getMembers()
   for (let n = 0; n < count; n++) await joined(cluster, { data: 'witness' })
@@ -90,6 +93,23 @@ async function now(admin: AdminClient): Promise<bigint> {
     'select (extract(epoch from clock_timestamp()) * 1000000)::bigint::text as at',
   )
   return BigInt(rows[0]?.at ?? 0)
+}
+
+/** Crash evidence counts for who was heard of since sweeping resumed, which it may do while a crowd registers. */
+async function heardSinceResumed(admin: AdminClient, name: string): Promise<void> {
+  await until(
+    async () => {
+      const { rowCount } = await admin.query(
+        `select from ${schema}.sweeps s where s.cluster = $1 and s.swept_at > clock_timestamp() - 2 * s.pace
+          and not exists (
+            select from ${schema}.members m where m.cluster = s.cluster and m.heartbeat_at <= s.resumed_at
+          )`,
+        [name],
+      )
+      return rowCount === 1
+    },
+    { message: 'sweeping goes on, and all were heard of since it resumed' },
+  )
 }
 
 /** Each of many has been given its turn to sweep, long after this moment. */
@@ -115,8 +135,9 @@ test.each(Object.entries(cases))(
       await startWorker(),
       uniqueName(),
     ]
-    let survivor = when === 'there' ? await witness(name, witnesses) : undefined
-    const timing = { ttlMs: TTL_MS, crashGraceMs: GRACE_MS }
+    const { reason, boundMs, ttlMs = TTL_MS } = gone
+    let survivor = when === 'there' ? await witness(name, witnesses, ttlMs) : undefined
+    const timing = { ttlMs, crashGraceMs: GRACE_MS }
     const connection = how === 'power loss' ? proxy.throughIt : server.url
     await worker.ask('crowd', { name, connection, listenConnection: false, sessions, memberships, ...timing })
     const before = await tableOf(admin, schema, name)
@@ -125,6 +146,7 @@ test.each(Object.entries(cases))(
     await until(() => survivor === undefined || survivor.snapshot?.revision === before.revision, {
       message: 'all see all',
     })
+    if (when === 'there') await heardSinceResumed(admin, name)
     if (sessions > 1) await turnsAreTaken(admin, name, sessions)
 
     let since = await now(admin)
@@ -134,13 +156,13 @@ test.each(Object.entries(cases))(
     if (survivor === undefined) {
       const diedAt = since
       await until(
-        async () => (since = await now(admin)) > diedAt + BigInt(when === 'comes late' ? 1_200 * TTL_MS : 0),
+        async () => (since = await now(admin)) > diedAt + BigInt(when === 'comes late' ? 1_200 * ttlMs : 0),
         {
           message: 'time passes',
         },
       )
       expect((await tableOf(admin, schema, name)).members).toHaveLength(victims.length)
-      survivor = await witness(name, witnesses)
+      survivor = await witness(name, witnesses, ttlMs)
     }
     await until(() => survivor.snapshot?.members.length === witnesses, {
       withinMs: 15_000,
@@ -149,9 +171,9 @@ test.each(Object.entries(cases))(
 
     const left = (await eventsOf(admin, schema, name)).filter(({ kind }) => kind === 'left')
     expect(new Set(left.map(({ member }) => member))).toEqual(new Set(victims))
-    expect(new Set(left.map(({ reason }) => reason))).toEqual(new Set([gone.reason]))
+    expect(new Set(left.map(({ reason }) => reason))).toEqual(new Set([reason]))
     const lastMs = Number((left.at(-1)?.at ?? 0n) - since) / 1_000
-    expect(lastMs, 'milliseconds to the last removal').toBeLessThan(gone.boundMs)
+    expect(lastMs, 'milliseconds to the last removal').toBeLessThan(boundMs)
     await expectWholeLog(admin, schema, name)
   },
 )
