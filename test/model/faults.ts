@@ -160,16 +160,16 @@ const FAULTS: Faults = {
     return attempt(world, permissionOf('revoke', what), [])
   },
   grant: async (world, { what }) => {
-    await attempt(world, permissionOf('grant', what), [])
-    world.troubles.end({ what: `no ${what}`, ...REFUSED })
+    if (await attempt(world, permissionOf('grant', what), []))
+      world.troubles.end({ what: `no ${what}`, ...REFUSED })
   },
   'rotate password': (world) => {
     world.troubles.begin({ what: 'another password', ...REFUSED })
     return attempt(world, passwordsOf('another'), [])
   },
   'restore password': async (world) => {
-    await attempt(world, passwordsOf(PASSWORD), [])
-    world.troubles.end({ what: 'another password', ...REFUSED })
+    if (await attempt(world, passwordsOf(PASSWORD), []))
+      world.troubles.end({ what: 'another password', ...REFUSED })
   },
   garbage: (world, { cluster }) =>
     attempt(
@@ -194,14 +194,16 @@ function sever(world: World, place: number, what: string): void {
   world.troubles.add({ what, place, severs: true, fromMs: nowMs, untilMs: nowMs })
 }
 
-/** The server may go away at any time, and others may hold what this needs. */
-async function attempt(world: World, text: string, values: unknown[]): Promise<void> {
+/** The server may go away at any time, and others may hold what this needs. Whether it was done. */
+async function attempt(world: World, text: string, values: unknown[]): Promise<boolean> {
   try {
     const admin = await world.admin()
     await admin.query(`set lock_timeout = '1s'`)
     await admin.query(text, values)
+    return true
   } catch (error) {
     world.history.note(`in vain: ${String(error)}`)
+    return false
   }
 }
 
