@@ -42,6 +42,8 @@ export class MembershipModel {
   /** By token. `calls`: how many had been made before it. */
   readonly leases = new Map<number, { readonly calls: number; ended?: Ended | undefined }>()
   lease: number | undefined
+  /** What it was last told to do, its data aside. */
+  #told: Call | undefined
   /** When it was told to join, and when it had left, by turns or not. */
   readonly #goodbyes: { readonly atMs: number; readonly left: boolean }[] = []
   /** Not judged yet: the log may not tell of what happened a moment before them. */
@@ -57,6 +59,7 @@ export class MembershipModel {
   asked(call: Call): void {
     if (call.do === 'set') this.data = dataOf(call)
     else this.wants = ({ join: 'in', rejoin: 'in', leave: 'out', try: 'unsure' } as const)[call.do]
+    if (call.do !== 'set') this.#told = call
     if (call.do !== 'set' && call.do !== 'leave') this.#goodbyes.push({ atMs: Date.now(), left: false })
   }
 
@@ -69,7 +72,8 @@ export class MembershipModel {
       if (!overtaken && this.wants === 'in') this.wants = 'unsure'
       return
     }
-    if (call.do === 'leave' && code === undefined && !overtaken)
+    // The answer may have been on its way when it was told to join again.
+    if (call.do === 'leave' && code === undefined && !overtaken && this.#told === call)
       this.#goodbyes.push({ atMs: Date.now(), left: true })
     if (call.do === 'try' && this.wants === 'unsure') this.wants = code === 'ABORTED' ? 'out' : 'in'
     if (code !== undefined && !this.#mayFail(call, code, overtaken)) throw new Broken(1, `${who}: ${code}`)
