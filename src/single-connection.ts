@@ -169,8 +169,10 @@ export class SingleConnection implements PostgresPool {
     if (waitMs > 0) {
       await sleep(waitMs, undefined, { signal: this.#closing.signal }).catch(() => undefined)
     }
+    const startedMs = monotonicMs()
+    const boundMs = this.#connectMs
     try {
-      const open = await this.#connect()
+      const open = await this.#connect(boundMs)
       this.#failure = undefined
       this.#failures = 0
       this.#late = 0
@@ -178,6 +180,8 @@ export class SingleConnection implements PostgresPool {
       return open
     } catch (error) {
       this.#failures += 1
+      // A timer may be early by a millisecond.
+      this.#late = monotonicMs() - startedMs < boundMs - 1 ? 0 : this.#late + 1
       const backoff = backoffMs(this.#failures, this.#options.maxBackoffMs(), Math.random())
       this.#failure = { error, untilMs: monotonicMs() + backoff }
       throw error
@@ -192,31 +196,18 @@ export class SingleConnection implements PostgresPool {
     return Math.max(this.timeoutMs, Math.min(MAX_CONNECT_MS, this.timeoutMs * 2 ** this.#late))
   }
 
-  async #connect(): Promise<Open> {
-    const startedMs = monotonicMs()
-    const connectTimeoutMs = this.#connectMs
-    try {
-      return await this.#attempt(connectTimeoutMs)
-    } catch (error) {
-      // A timer may be early by a millisecond.
-      const inTime = monotonicMs() - startedMs < connectTimeoutMs - 1
-      this.#late = inTime ? 0 : this.#late + 1
-      throw error
-    }
-  }
-
-  async #attempt(connectTimeoutMs: number): Promise<Open> {
+  async #connect(boundMs: number): Promise<Open> {
     if (this.#isClosed()) throw new ClosedError('The connections are closed')
     const { signal } = this.#abandoned
-    const socket = await clientConfig({ ...this.#options, connectTimeoutMs, signal })
+    const socket = await clientConfig({ ...this.#options, connectTimeoutMs: boundMs, signal })
     if (this.#isClosed()) throw new ClosedError('The connections are closed')
     this.#opening = socket
     try {
       const client = new pg.Client({ ...socket.config, types: AS_WRITTEN })
       // Until it is in use, and after it has failed, an error must still find a listener.
       client.on('error', () => undefined)
-      await within(connectTimeoutMs, client.connect(), 'connecting', signal)
-      const open = { client, socket, ...(await this.#greet(client, connectTimeoutMs)) }
+      await within(boundMs, client.connect(), 'connecting', signal)
+      const open = { client, socket, ...(await this.#greet(client, boundMs)) }
       const onEnd = (): void => this.#discard(open)
       client.on('error', onEnd)
       client.on('end', onEnd)
@@ -236,12 +227,12 @@ export class SingleConnection implements PostgresPool {
   }
 
   /** Refuses a standby, finds a pooler, and sets on a connection of one's own what a pooler would leak to others. */
-  async #greet(client: pg.Client, timeoutMs: number): Promise<Pick<Open, 'direct' | 'server' | 'clock'>> {
+  async #greet(client: pg.Client, boundMs: number): Promise<Pick<Open, 'direct' | 'server' | 'clock'>> {
     const { processID } = client as unknown as { processID: number | null }
     const { rows } = await client.query<Greeting>({
       text: GREETING,
       values: [processID ?? 0, this.#options.session],
-      query_timeout: timeoutMs,
+      query_timeout: boundMs,
     } as pg.QueryConfig)
     if (rows[0]?.standby !== 'f') {
       throw Object.assign(new Error('The server is a standby: it cannot take heartbeats'), { code: '25006' })
