@@ -22,8 +22,8 @@ const GRACE_MS = 400
 const HEARTBEAT_MS = TTL_MS / 2
 
 /**
- * Sweeping went on: somebody else was there. A break in it is one of a third of the ttl, and evidence from
- * before is void: so the ttl is one of which a busy machine does not miss a third.
+ * Sweeping went on: somebody else was there. When nobody sweeps for a third of the ttl, evidence of a crash
+ * from before is void. So the ttl is long here: a busy machine may stop sweeping for half a second, not for two.
  */
 const CRASHED = { reason: 'crashed', boundMs: GRACE_MS + 2_000, ttlMs: 4 * TTL_MS }
 const EXPIRED = { reason: 'expired', boundMs: TTL_MS + 2_000 }
@@ -95,7 +95,7 @@ async function now(admin: AdminClient): Promise<bigint> {
   return BigInt(rows[0]?.at ?? 0)
 }
 
-/** Crash evidence counts for who was heard of since sweeping resumed, which it may do while a crowd registers. */
+/** Evidence of a crash counts for who has sent a heartbeat since sweeping resumed. A crowd that registers may interrupt sweeping. */
 async function heardSinceResumed(admin: AdminClient, name: string): Promise<void> {
   await until(
     async () => {
