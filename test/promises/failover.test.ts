@@ -15,7 +15,7 @@ import { openAdmin, openProxy } from '../support/opened.js'
 import { until } from '../support/until.js'
 import type { Worker } from '../support/worker.js'
 
-const TTL_MS = 2_000
+const TTL_MS = 3_000
 const HEARTBEAT_MS = 300
 const DATA = ['one', 'two', 'three', 'four', 'five']
 const schema = 'pgmembership'
@@ -121,8 +121,9 @@ test('promises 6 and 7: after a failover that took longer than the ttl the livin
   const after = await openAdmin(standby.url)
   const backAt = await timeAt(after, 'clock_timestamp()')
   early.switchTo(standby.port)
-  // Those who are back sweep for half a ttl before the others are.
-  await sweptFor(after, name, TTL_MS / 2)
+  // Those who are back sweep for a while before the others can be. These then have 2 s left of their ttl:
+  // one second is the longest backoff between two attempts to connect.
+  await sweptFor(after, name, TTL_MS / 3)
   late.switchTo(standby.port)
   await late.restore()
 
