@@ -13,6 +13,10 @@
 -- A definer function (security definer) runs with the rights of the schema's owner. What it does must not
 -- depend on what its caller controls: it pins search_path and the settings that matter, checks its arguments,
 -- and executes nothing that the caller has queued (deferred triggers).
+--
+-- Functions that are called all the time pin the planner, too. An array is planned anew at each call unless
+-- plan_cache_mode says otherwise; and a generic plan knows no sizes: it is told to use the indexes, which is
+-- right for one row and for thousands.
 
 create schema if not exists :"schema";
 
@@ -31,6 +35,7 @@ create table :"schema".clusters (
   revision   bigint not null default 0,
   last_token bigint not null default 0,
   stamp      uuid   not null default gen_random_uuid(),
+  previous_stamp uuid,
   channel    text   not null
 );
 comment on table :"schema".clusters is
@@ -39,6 +44,7 @@ comment on column :"schema".clusters.revision is 'Raised once per change of memb
 comment on column :"schema".clusters.last_token is 'The highest token handed out.';
 comment on column :"schema".clusters.stamp is
   'Fresh at each change: tells apart two histories with equal revisions, after a failover that lost commits.';
+comment on column :"schema".clusters.previous_stamp is 'The stamp before the last change, which may be many rows.';
 comment on column :"schema".clusters.channel is 'Where hints are sent. Computed once: computing it costs more than a change.';
 
 -- No index may name a column that heartbeats write (heartbeat_at, suspected_at, session, session_role): it
@@ -47,6 +53,7 @@ create table :"schema".members (
   id            uuid        primary key,
   cluster       text        not null,
   data          bytea       not null default '' check (octet_length(data) <= 1048576),
+  revision      bigint      not null default 0,
   -- Until the insert trigger assigns the real one: below zero, and unlike any other.
   token         bigint      not null default -(1 + random() * 9e15)::bigint,
   -- No months: '1 mon -29 days' equals a day, and may last three.
@@ -65,6 +72,7 @@ create table :"schema".members (
 create unique index members_in_order on :"schema".members (cluster, token);
 comment on table :"schema".members is
   'The members of all clusters. Reference members(id), or one registration''s (id, token), with on delete cascade or set null.';
+comment on column :"schema".members.revision is 'Of the event that shows this row as it is.';
 comment on column :"schema".members.token is 'The number of this registration, higher than every earlier one of its cluster.';
 comment on column :"schema".members.ttl is 'Silence after which others may remove this member.';
 comment on column :"schema".members.crash_grace is
@@ -128,6 +136,17 @@ create unlogged table :"schema".held_heartbeats (
   primary key (member, token)
 );
 
+-- Announcements carry data, and anybody who can connect may LISTEN on a name that he knows: this one is random.
+-- So is the key, by which members tell an announcement from what anybody may send. Both are for members only,
+-- who ask members_channel(): nobody else is granted this table. HMAC-SHA256 with the key mixed in beforehand.
+create table :"schema".members_channels (
+  cluster   text  primary key,
+  name      text  not null,
+  key       bytea not null,
+  inner_pad bytea not null,
+  outer_pad bytea not null
+);
+
 -- Some hosts switch row level security on by themselves. Without a policy every query of a reader would
 -- then find nothing, and say nothing. Who may read is decided by grants alone.
 create policy by_grants_alone on :"schema".clusters using (true) with check (true);
@@ -135,19 +154,25 @@ create policy by_grants_alone on :"schema".members using (true) with check (true
 create policy by_grants_alone on :"schema".events using (true) with check (true);
 create policy by_grants_alone on :"schema".sweeps using (true) with check (true);
 create policy by_grants_alone on :"schema".held_heartbeats using (true) with check (true);
+create policy by_grants_alone on :"schema".members_channels using (true) with check (true);
 
 -- --------------------------------------------------------------------------------- small parts
 
 -- Whether the arguments of a function name registrations: as many numbers as ids, no id twice, no null.
 -- A null passes through comparisons unnoticed: as a floor it once handed out a token twice.
 create function :"schema".well_formed(ids uuid[], numbers bigint[]) returns boolean
-language sql immutable parallel safe
+language plpgsql immutable parallel safe
 set search_path = :"schema", pg_temp
 as $$
-  select coalesce(
+begin
+  if cardinality(ids) = 1 and cardinality(numbers) = 1 then
+    return coalesce(ids[1] is not null and numbers[1] >= 0, false);
+  end if;
+  return coalesce(
     cardinality(ids) = cardinality(numbers) and cardinality(ids) = (select count(distinct id) from unnest(ids) id)
       and array_position(numbers, null) is null and 0 <= all (numbers),
-    false)
+    false);
+end
 $$;
 
 -- 40 ASCII bytes, whatever the names are: LISTEN cuts longer ones, and a channel is seen by the
@@ -179,8 +204,8 @@ exception when character_not_in_repertoire or untranslatable_character then
 end
 $$;
 
--- Raises the revision, locks the cluster until the transaction ends, and hints. With token_floor it
--- also reserves one token per change: the highest is the row's last_token.
+-- Raises the revision, and locks the cluster until the transaction ends. With token_floor it also reserves one
+-- token per change: the highest is the row's last_token. At commit, announce() tells the readers.
 create function :"schema".advance(cluster_name text, changes bigint, token_floor bigint default null)
 returns :"schema".clusters
 language plpgsql
@@ -196,16 +221,13 @@ begin
         when token_floor is null then c.last_token
         else greatest(c.revision, c.last_token, token_floor) + changes
       end,
+      previous_stamp = c.stamp,
       stamp = gen_random_uuid()
     where c.name = cluster_name
     returning * into head;
     exit when found;
     insert into clusters (name, channel) values (cluster_name, channel(cluster_name)) on conflict do nothing;
   end loop;
-  -- A full queue would fail the change. Whoever misses the hint is told by a heartbeat or a poll.
-  if pg_notification_queue_usage() < 0.9 then
-    perform pg_notify(head.channel, '');
-  end if;
   return head;
 end
 $$;
@@ -235,12 +257,14 @@ as $$ select case when session_name is not null then to_regrole(quote_ident(sess
 --
 -- What is slow there (a cascade through millions of rows) may take longer than the client waits. Then it goes
 -- on without the client and commits: cancelled, it would begin again with each sweep, and nobody would go.
-create function :"schema".remove_members(ids uuid[], tokens bigint[], why text, out removed integer, out obstacles text[])
+create function :"schema".remove_members(
+  cluster_name text, ids uuid[], tokens bigint[], why text, out removed integer, out obstacles text[]
+)
 language plpgsql
 set search_path = :"schema", pg_temp
 as $$
 declare
-  since constant timestamptz := clock_timestamp();
+  since constant bigint := (select c.revision from clusters c where c.name = cluster_name);
   refused_at timestamptz;
   n integer;
 begin
@@ -265,8 +289,8 @@ begin
     end loop;
   end;
   update events e set reason = why
-  from unnest(ids, tokens) gone (id, token)
-  where e.member = gone.id and e.token = gone.token and e.at >= since and e.kind = 'left';
+  where e.cluster = cluster_name and e.revision > since and e.kind = 'left'
+    and e.member = any (ids) and e.token = any (tokens);
 end
 $$;
 
@@ -401,15 +425,43 @@ begin
 end
 $$;
 
+-- A new name and key. HMAC's two pads are the key, mixed with 64 bytes each.
+create function :"schema".new_members_channel(cluster_name text) returns :"schema".members_channels
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+declare
+  made members_channels;
+begin
+  made.cluster := cluster_name;
+  made.name := 'members_' || replace(gen_random_uuid()::text, '-', '');
+  made.key := sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+  made.inner_pad := decode(repeat('36', 64), 'hex');
+  made.outer_pad := decode(repeat('5c', 64), 'hex');
+  for n in 0 .. 31 loop
+    made.inner_pad := set_byte(made.inner_pad, n, 54 # get_byte(made.key, n));
+    made.outer_pad := set_byte(made.outer_pad, n, 92 # get_byte(made.key, n));
+  end loop;
+  return made;
+end
+$$;
+
 -- ------------------------------------------------------------------------------------ triggers
 
--- What register() inserts it has numbered and logged itself, which is cheaper than a second UPDATE: the last
--- event of such a row shows it as it is. So does that of a row which pg_restore puts back beside its log.
+-- What register() inserts it has numbered and logged itself, which is cheaper than a second UPDATE: the event
+-- of such a row's revision shows it as it is. So does that of a row which pg_restore puts back beside its log.
 -- This numbers and logs rows typed by hand, which have no event yet. A row of a registration that has ended
 -- is refused: its token may have been followed by others, who must be told.
 create function :"schema".members_inserted() returns trigger
 language plpgsql security definer
 set search_path = :"schema", pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
 as $$
 declare
   typed record;
@@ -420,13 +472,15 @@ begin
     select i.cluster, array_agg(i.id order by i.id) as ids, max(i.token) as highest_token
     from inserted i
     where not exists (
-      select from (
-        select e.kind, e.registered_at, e.data from events e
-        where e.member = i.id and e.at >= i.registered_at and e.token = i.token and e.cluster = i.cluster
-        order by e.at desc, e.revision desc limit 1
-      ) newest
-      where newest.kind <> 'left' and newest.registered_at = i.registered_at and newest.data = i.data
-    )
+        select from events e
+        where e.cluster = i.cluster and e.revision = i.revision and e.member = i.id and e.token = i.token
+          and e.kind <> 'left' and e.registered_at = i.registered_at and e.data = i.data
+      )
+      or exists (
+        select from events e
+        where e.member = i.id and e.at >= i.registered_at and e.revision > i.revision and e.token = i.token
+          and e.cluster = i.cluster
+      )
     group by i.cluster order by i.cluster
   loop
     if typed.highest_token > 0 then
@@ -438,12 +492,13 @@ begin
     moment := clock_timestamp();
     update members m set
       token = head.last_token - cardinality(typed.ids) + ranked.n,
+      revision = head.revision - cardinality(typed.ids) + ranked.n,
       registered_at = moment,
       heartbeat_at = moment
     from unnest(typed.ids) with ordinality ranked (id, n)
     where m.id = ranked.id;
     insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
-    select m.cluster, head.revision - head.last_token + m.token, head.stamp, m.registered_at,
+    select m.cluster, m.revision, head.stamp, m.registered_at,
       'joined', 'registered', m.id, m.token, m.registered_at, m.data
     from members m where m.id = any (typed.ids);
   end loop;
@@ -454,6 +509,13 @@ $$;
 create function :"schema".members_deleted() returns trigger
 language plpgsql security definer
 set search_path = :"schema", pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
 as $$
 declare
   emptied record;
@@ -473,16 +535,33 @@ end
 $$;
 
 -- What snapshots show of a member: its data, and when it registered, which only a hand on the keyboard changes.
-create function :"schema".members_data_changed() returns trigger
+-- A change of set_data() is in the log already.
+create function :"schema".members_changed() returns trigger
 language plpgsql security definer
 set search_path = :"schema", pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
 as $$
 declare
-  head constant clusters := advance(new.cluster, 1);
+  head clusters;
 begin
+  if new.revision > old.revision and exists (
+    select from events e
+    where e.cluster = new.cluster and e.revision = new.revision and e.member = new.id and e.token = new.token
+      and e.kind = 'updated' and e.registered_at = new.registered_at and e.data = new.data
+  ) then
+    return null;
+  end if;
+  head := advance(new.cluster, 1);
   insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
   values (new.cluster, head.revision, head.stamp, greatest(clock_timestamp(), new.registered_at),
     'updated', 'data', new.id, new.token, new.registered_at, new.data);
+  update members m set revision = head.revision where m.id = new.id;
   return null;
 end
 $$;
@@ -516,24 +595,127 @@ begin
 end
 $$;
 
+-- Tells the readers of a change, at the commit of its transaction.
+--
+-- On the hint channel, that something has changed: an empty payload, which proves nothing. On the members'
+-- channel, what: an *announcement* for each time that the transaction advanced the cluster, or several where one
+-- payload (8,000 bytes) does not hold all:
+--
+--   the code of the rest, in hex
+--   channel server, revision and stamp before, revision and stamp after, last revision of the transaction, first revision here
+--   one line for each change: kind, id, token, registered_at in milliseconds, data in base64
+--
+-- What does not fit, or is more than 100,000 characters, is announced without its changes: then readers look.
+-- A full queue would fail the commit: nearly full, it gets nothing, and heartbeats and polls tell instead.
+create function :"schema".announce() returns trigger
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  secret members_channels;
+  last_revision bigint;
+  change record;
+  line text;
+  page text := '';
+  first bigint := old.revision + 1;
+  pages text[];
+  firsts bigint[];
+  characters integer := 0;
+  header text;
+  body text;
+begin
+  if pg_notification_queue_usage() >= 0.9 then
+    return null;
+  end if;
+  perform pg_notify(new.channel, '');
+  select * into secret from members_channels c where c.cluster = new.name;
+  if not found then
+    return null;
+  end if;
+  select c.revision into last_revision from clusters c where c.name = new.name;
+  if new.revision - old.revision <= 1000 then
+    for change in
+      select left(e.kind, 1) || ' ' || e.member || ' ' || e.token || ' '
+          || floor(extract(epoch from e.registered_at) * 1000) || ' '
+          || coalesce(translate(encode(e.data, 'base64'), chr(10), ''), '') as line,
+        e.revision
+      from events e
+      where e.cluster = new.name and e.revision > old.revision and e.revision <= new.revision
+      order by e.revision
+    loop
+      line := chr(10) || change.line;
+      characters := characters + length(line);
+      if length(line) > 7500 or characters > 100000 then
+        pages := null;
+        page := '';
+        exit;
+      end if;
+      if length(page) + length(line) > 7500 then
+        pages := pages || page;
+        firsts := firsts || first;
+        page := '';
+        first := change.revision;
+      end if;
+      page := page || line;
+    end loop;
+  end if;
+  pages := pages || page;
+  firsts := firsts || first;
+  header := concat_ws(' ', new.channel, extract(epoch from pg_postmaster_start_time()),
+    old.revision, old.stamp, new.revision, new.stamp, last_revision);
+  for n in 1 .. cardinality(pages) loop
+    body := header || ' ' || firsts[n] || pages[n];
+    perform pg_notify(secret.name, encode(sha256(
+      secret.outer_pad || sha256(secret.inner_pad || convert_to(body, 'UTF8'))), 'hex') || chr(10) || body);
+  end loop;
+  return null;
+end
+$$;
+
 create trigger members_inserted after insert on :"schema".members
   referencing new table as inserted for each statement execute function :"schema".members_inserted();
 create trigger members_deleted after delete on :"schema".members
   referencing old table as deleted for each statement execute function :"schema".members_deleted();
-create trigger members_data_changed after update of data, registered_at on :"schema".members
-  for each row when (old.data <> new.data or (old.registered_at <> new.registered_at and old.token > 0)) execute function :"schema".members_data_changed();
+create trigger members_changed after update of data, registered_at on :"schema".members
+  for each row when (old.token > 0 and (old.data <> new.data or old.registered_at <> new.registered_at))
+  execute function :"schema".members_changed();
 create trigger members_identity before update of id, cluster, token on :"schema".members
   for each row when (
     old.id <> new.id or old.cluster <> new.cluster or (old.token <> new.token and old.token > 0)
   ) execute function :"schema".members_refused();
 create trigger members_truncate before truncate on :"schema".members
   for each statement execute function :"schema".members_refused();
+create constraint trigger clusters_announce after update of revision on :"schema".clusters
+  deferrable initially deferred
+  for each row when (old.revision <> new.revision) execute function :"schema".announce();
 create trigger clusters_deleted before delete on :"schema".clusters
   for each row execute function :"schema".clusters_refused();
 create trigger clusters_truncate before truncate on :"schema".clusters
   for each statement execute function :"schema".clusters_refused();
 
 -- ------------------------------------------------------------------- what members call: writes
+
+-- Where changes are announced to members, and the key of their codes: as a result, never in the text of a
+-- statement, which others may see. Made when it is first asked for.
+create function :"schema".members_channel(cluster_name text, out name text, out key bytea)
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+as $$
+begin
+  loop
+    select c.name, c.key into name, key from members_channels c where c.cluster = cluster_name;
+    exit when found;
+    insert into members_channels select * from new_members_channel(cluster_name) on conflict do nothing;
+  end loop;
+end
+$$;
 
 -- Registers all of ids that have no registration above their floor (the last token their owner knows
 -- of), and tells the token of each. A retry after a lost reply finds its own row; a late duplicate of
@@ -544,14 +726,26 @@ create trigger clusters_truncate before truncate on :"schema".clusters
 -- An attempt may be executed long after its caller has given it up: it was left in a socket, or its backend
 -- was stopped. attempted_at says when it began, by this server's clock and rather too early than too late;
 -- null: nobody knows. One older than 10 seconds is refused, and an id that has left since is left out.
+--
+-- Tells with each row the position of the cluster at which it can be seen; and the stamp before it, where what
+-- it tells is all that has changed.
 create function :"schema".register(
   cluster_name text, ids uuid[], contents bytea[], floors bigint[],
   member_ttl interval, member_crash_grace interval, session_name text, client_pid integer,
   attempted_at timestamptz default null
-) returns table (id uuid, token bigint)
+) returns table (
+  id uuid, token bigint, registered_at timestamptz, revision bigint, stamp uuid, previous_stamp uuid
+)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
 set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -578,7 +772,7 @@ begin
   end if;
   select array_agg(held.id) into held_ids
   from (
-    select m.id from members m where m.id = any (ids) and m.cluster = cluster_name
+    select m.id from members m where m.id = any (ids) and m.cluster is not distinct from cluster_name
     order by m.id for update skip locked
   ) held;
   if held_ids is not null then
@@ -586,7 +780,7 @@ begin
     from unnest(ids, floors) wanted (id, floor)
     join members m on m.id = wanted.id and m.token <= wanted.floor
     where m.id = any (held_ids);
-    perform remove_members(old_ids, old_tokens, 'superseded');
+    perform remove_members(cluster_name, old_ids, old_tokens, 'superseded');
     update members m set heartbeat_at = greatest(m.heartbeat_at, clock_timestamp()), suspected_at = null,
       session = claimed, session_role = role_claimed
     where m.id = any (held_ids);
@@ -604,14 +798,14 @@ begin
     );
   if joiners > 0 then
     -- Tokens stay below 2^53, where JavaScript's numbers are exact: nobody may use them up at a stroke.
-    if highest_floor > 1000000000 + coalesce((select c.last_token from clusters c where c.name = cluster_name), 0) then
+    if highest_floor > 1000000000
+      and highest_floor > 1000000000 + coalesce((select c.last_token from clusters c where c.name = cluster_name), 0) then
       raise exception 'a floor of % is absurd', highest_floor using errcode = 'invalid_parameter_value';
     end if;
     head := advance(cluster_name, joiners, highest_floor);
     -- Under watch from now on.
-    if not exists (
-      select from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3
-    ) then
+    perform from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3;
+    if not found then
       begin
         perform watch(cluster_name);
       exception when lock_not_available then
@@ -624,14 +818,23 @@ begin
     select cluster_name, head.revision - joiners + joiner.n, head.stamp, moment, 'joined', 'registered',
       joiner.id, head.last_token - joiners + joiner.n, moment, joiner.data
     from unnest(new_ids, new_contents) with ordinality joiner (id, data, n);
-    insert into members (id, cluster, data, token, ttl, crash_grace, registered_at, heartbeat_at, session, session_role)
-    select e.member, e.cluster, e.data, e.token, make_interval(secs => extract(epoch from member_ttl)),
+    insert into members (
+      id, cluster, data, revision, token, ttl, crash_grace, registered_at, heartbeat_at, session, session_role)
+    select joiner.id, cluster_name, joiner.data, head.revision - joiners + joiner.n, head.last_token - joiners + joiner.n,
+      make_interval(secs => extract(epoch from member_ttl)),
       make_interval(secs => extract(epoch from member_crash_grace)), moment, moment, claimed, role_claimed
-    from events e where e.cluster = cluster_name and e.revision > head.revision - joiners;
+    from unnest(new_ids, new_contents) with ordinality joiner (id, data, n);
   end if;
 
+  if joiners = cardinality(ids) and old_ids is null then
+    return query
+      select joiner.id, head.last_token - joiners + joiner.n, moment, head.revision, head.stamp, head.previous_stamp
+      from unnest(new_ids) with ordinality joiner (id, n);
+    return;
+  end if;
+  select * into head from clusters c where c.name = cluster_name;
   return query
-    select m.id, case when m.cluster = cluster_name then m.token end
+    select m.id, case when m.cluster = cluster_name then m.token end, m.registered_at, head.revision, head.stamp, null::uuid
     from unnest(ids, floors) wanted (id, floor) join members m on m.id = wanted.id
     where m.cluster <> cluster_name or (m.token > wanted.floor and m.heartbeat_at >= since);
 end
@@ -649,6 +852,13 @@ create function :"schema".heartbeat(
 language plpgsql security definer
 set search_path = :"schema", pg_temp
 set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -662,16 +872,17 @@ begin
       using errcode = 'invalid_parameter_value';
   end if;
   perform set_config('synchronous_commit', 'off', true);
+  -- By where the rows are, since they are locked: to find each anew by its id costs as much again.
   with mine as materialized (
-    select m.id
+    select m.ctid
     from unnest(ids, tokens) held (id, token) join members m on m.id = held.id and m.token = held.token
-    where m.cluster = cluster_name
+    where m.cluster is not distinct from cluster_name
     order by m.id for no key update of m skip locked
   ), renewed as (
     -- An older heartbeat may come to its end last. It takes nothing back, and answers no later suspicion.
     update members m set heartbeat_at = greatest(m.heartbeat_at, moment), session = claimed, session_role = role_claimed,
       suspected_at = case when m.suspected_at > moment then m.suspected_at end
-    where m.id = any (array(select mine.id from mine))
+    where m.ctid = any (array(select mine.ctid from mine))
     returning m.id
   )
   select coalesce(array_agg(r.id), '{}') into renewed_ids from renewed r;
@@ -697,73 +908,131 @@ begin
   end if;
 
   select c.revision, c.stamp into revision, stamp from clusters c where c.name = cluster_name;
-  sweep_overdue := sweep_overdue(cluster_name);
+  perform from sweeps s
+  where s.cluster = cluster_name and s.swept_at between clock_timestamp() - 2 * s.pace and clock_timestamp();
+  sweep_overdue := not found;
 end
 $$;
 
 -- Sets the data of registrations. Tells which it left alone because somebody holds them locked. It waits
 -- for the cluster only briefly: meanwhile it holds rows that heartbeats have to pass by.
+--
+-- Tells at which position of the cluster all can be seen; which have changed, and since when they are
+-- registered; and the stamp before, where that is all that has changed.
 create function :"schema".set_data(
-  cluster_name text, ids uuid[], tokens bigint[], contents bytea[], out pending uuid[]
+  cluster_name text, ids uuid[], tokens bigint[], contents bytea[],
+  out pending uuid[], out changed uuid[], out registered timestamptz[],
+  out revision bigint, out stamp uuid, out previous_stamp uuid
 )
 language plpgsql security definer
 set search_path = :"schema", pg_temp
 set lock_timeout = '200ms'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
 as $$
+#variable_conflict use_column
 declare
   held_ids uuid[];
+  before bigint;
+  head clusters;
+  new_contents bytea[];
 begin
   if not well_formed(ids, tokens) or cardinality(contents) is distinct from cardinality(ids)
     or array_position(contents, null) is not null then
     raise exception 'ids, tokens and contents must be arrays of one length, without nulls; ids differ, tokens are not negative'
       using errcode = 'invalid_parameter_value';
   end if;
-  select coalesce(array_agg(held.id), '{}') into held_ids
-  from (
-    select m.id from unnest(ids, tokens) wanted (id, token)
+  with held as materialized (
+    select m.id, m.registered_at, wanted.data, m.data <> wanted.data as differs
+    from unnest(ids, tokens, contents) wanted (id, token, data)
     join members m on m.id = wanted.id and m.token = wanted.token
-    where m.cluster = cluster_name
+    where m.cluster is not distinct from cluster_name
     order by m.id for no key update of m skip locked
-  ) held;
-  update members m set data = wanted.data
-  from unnest(ids, contents) wanted (id, data)
-  where m.id = wanted.id and m.data <> wanted.data and m.id = any (held_ids);
-  select array_agg(m.id) into pending
-  from unnest(ids, tokens) wanted (id, token)
-  join members m on m.id = wanted.id and m.token = wanted.token
-  where m.cluster = cluster_name and m.id <> all (held_ids);
+  )
+  select array_agg(h.id), array_agg(h.id) filter (where h.differs), array_agg(h.registered_at) filter (where h.differs),
+    array_agg(h.data) filter (where h.differs)
+  into held_ids, changed, registered, new_contents
+  from held h;
+  if changed is not null then
+    head := advance(cluster_name, cardinality(changed));
+    before := head.revision - cardinality(changed);
+    insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
+    select cluster_name, before + change.n, head.stamp, greatest(clock_timestamp(), m.registered_at),
+      'updated', 'data', m.id, m.token, m.registered_at, change.data
+    from unnest(changed, new_contents) with ordinality change (id, data, n) join members m on m.id = change.id;
+    update members m set data = change.data, revision = before + change.n
+    from unnest(changed, new_contents) with ordinality change (id, data, n)
+    where m.id = change.id;
+  else
+    select * into head from clusters c where c.name = cluster_name;
+  end if;
+  revision := head.revision;
+  stamp := head.stamp;
+  if changed is not null then
+    previous_stamp := head.previous_stamp;
+  end if;
+  if cardinality(held_ids) is distinct from cardinality(ids) then
+    select array_agg(m.id) into pending
+    from unnest(ids, tokens) wanted (id, token)
+    join members m on m.id = wanted.id and m.token = wanted.token
+    where m.cluster is not distinct from cluster_name and not coalesce(m.id = any (held_ids), false);
+  end if;
 end
 $$;
 
 -- Ends registrations. One that is gone already, or was replaced by a newer one, is left alone. Tells
--- which are still there because somebody holds them locked or refuses, and why.
+-- which are still there because somebody holds them locked or refuses, and why; which it removed, the position
+-- of the cluster at which that can be seen, and the stamp before, where that is all that has changed.
 create function :"schema".deregister_as_owner(
-  cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[]
+  cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[],
+  out gone uuid[], out revision bigint, out stamp uuid, out previous_stamp uuid
 )
 language plpgsql security definer
 set search_path = :"schema", pg_temp
 set lock_timeout = '500ms'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
 as $$
+#variable_conflict use_column
 declare
   held_ids uuid[];
   held_tokens bigint[];
+  head clusters;
 begin
   if not well_formed(ids, tokens) then
     raise exception 'ids and tokens must be arrays of one length, without nulls; ids differ, tokens are not negative'
       using errcode = 'invalid_parameter_value';
   end if;
-  select array_agg(held.id), array_agg(held.token) into held_ids, held_tokens
+  select array_agg(held.id order by held.token), array_agg(held.token order by held.token) into held_ids, held_tokens
   from (
     select m.id, m.token from unnest(ids, tokens) leaver (id, token)
     join members m on m.id = leaver.id and m.token = leaver.token
-    where m.cluster = cluster_name
+    where m.cluster is not distinct from cluster_name
     order by m.id for update of m skip locked
   ) held;
-  select r.obstacles into obstacles from remove_members(held_ids, held_tokens, 'deregistered') r;
+  select r.obstacles into obstacles from remove_members(cluster_name, held_ids, held_tokens, 'deregistered') r;
+  select * into head from clusters c where c.name = cluster_name;
+  revision := head.revision;
+  stamp := head.stamp;
+  if cardinality(held_ids) = cardinality(ids) and obstacles is null then
+    gone := held_ids;
+    previous_stamp := head.previous_stamp;
+    return;
+  end if;
   select array_agg(m.id) into pending
   from unnest(ids, tokens) leaver (id, token)
   join members m on m.id = leaver.id and m.token = leaver.token
-  where m.cluster = cluster_name;
+  where m.cluster is not distinct from cluster_name;
 end
 $$;
 
@@ -771,15 +1040,20 @@ $$;
 -- member alone is held back. But that also runs what the caller's own transaction has queued, which must not
 -- have the owner's rights (before PostgreSQL 18 it had). So this function, and sweep() below, run as the
 -- caller, and call the one that runs as the owner. Called there directly, a deferred key refuses at commit.
+-- What this transaction has changed before is announced by that, and what it changes from here on at commit.
 create function :"schema".deregister(
-  cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[]
+  cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[],
+  out gone uuid[], out revision bigint, out stamp uuid, out previous_stamp uuid
 )
 language plpgsql
 set search_path = :"schema", pg_temp
 as $$
 begin
   set constraints all immediate;
-  select d.pending, d.obstacles into pending, obstacles from deregister_as_owner(cluster_name, ids, tokens) d;
+  set constraints clusters_announce deferred;
+  select d.pending, d.obstacles, d.gone, d.revision, d.stamp, d.previous_stamp
+  into pending, obstacles, gone, revision, stamp, previous_stamp
+  from deregister_as_owner(cluster_name, ids, tokens) d;
 end
 $$;
 
@@ -858,7 +1132,7 @@ begin
     ) found
     group by why
   loop
-    outcome := remove_members(gone.ids, gone.tokens, gone.why);
+    outcome := remove_members(cluster_name, gone.ids, gone.tokens, gone.why);
     removed := removed + outcome.removed;
     obstacles := obstacles || outcome.obstacles;
   end loop;
@@ -885,7 +1159,81 @@ set search_path = :"schema", pg_temp
 as $$
 begin
   set constraints all immediate;
+  set constraints clusters_announce deferred;
   select s.wait_ms, s.removed, s.obstacles into wait_ms, removed, obstacles from sweep_as_owner(cluster_name) s;
+end
+$$;
+
+-- The short path of sweep(), for many clusters at once. Where sweeping goes on without a break, and nobody is
+-- gone, suspected or to be suspected, it takes the watch and the turn, and tells the wait in milliseconds. All
+-- other clusters it leaves alone, and out: sweep() is for them. It waits for nobody's lock and removes nobody.
+create function :"schema".sweep_idle(cluster_names text[]) returns table (cluster text, wait_ms integer)
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+set lock_timeout = '200ms'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+#variable_conflict use_column
+declare
+  moment timestamptz;
+  present text[];
+  sighted boolean;
+begin
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    return;
+  end if;
+  if current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '5 s' then
+    perform set_config('idle_in_transaction_session_timeout', '5s', true);
+  end if;
+  -- As watch() does.
+  lock table clusters, events in access share mode;
+  perform pg_stat_clear_snapshot();
+  select array_agg(a.usesysid || ' ' || a.application_name),
+    bool_or(a.pid = pg_backend_pid() and a.application_name = current_setting('application_name'))
+  into present, sighted
+  from pg_stat_activity a where a.usesysid is not null;
+  if not coalesce(sighted, false) then
+    return;
+  end if;
+  moment := clock_timestamp();
+  return query
+    with watched as materialized (
+      select s.* from sweeps s
+      where s.cluster = any (cluster_names) and s.swept_at <= moment and s.server_started_at = pg_postmaster_start_time()
+        and coalesce(s.outage_at <= moment, true)
+      order by s.cluster for update skip locked
+    ), quiet as (
+      select w.*, m.population, least(interval '500 ms', m.shortest_ttl / 10) as next_pace
+      from watched w cross join lateral (
+        select count(*) as population, min(m.ttl) as shortest_ttl,
+          bool_or(m.suspected_at is not null or m.heartbeat_at > clock_timestamp()
+            or greatest(m.heartbeat_at, w.resumed_at) + m.ttl <= moment
+            or m.session is not null and m.session_role is not null
+              and m.heartbeat_at > greatest(w.resumed_at, w.outage_at)
+              and m.session_role || ' ' || m.session <> all (present)) as busy
+        from members m where m.cluster = w.cluster
+      ) m
+      where not m.busy and moment <= w.swept_at + m.shortest_ttl / 3
+        and moment <= transaction_timestamp() + m.shortest_ttl / 3
+        and not exists (select from held_heartbeats h where h.cluster = w.cluster)
+    )
+    update sweeps s set
+      swept_at = moment,
+      -- Those who had the turns did not come: the turns are void.
+      turn = least(
+        greatest(case when moment <= s.swept_at + 2 * s.pace then s.turn else moment end, moment) + q.next_pace,
+        moment + q.next_pace * (20 + 2 * q.population)
+      ),
+      pace = q.next_pace
+    from quiet q where s.cluster = q.cluster
+    returning s.cluster, ceil(1000 * extract(epoch from s.turn - moment))::integer;
 end
 $$;
 
@@ -1071,6 +1419,17 @@ as $$
   select count(*) from trimmed
 $$;
 
+-- For the owner: a former member, or who has seen the name of a cluster's members' channel, hears and knows
+-- nothing of it from here on. Its members ask for the new one when they find that they have missed something.
+create function :"schema".renew_members_channel(cluster_name text) returns void
+language sql
+set search_path = :"schema", pg_temp
+as $$
+  update members_channels c
+  set name = made.name, key = made.key, inner_pad = made.inner_pad, outer_pad = made.outer_pad
+  from new_members_channel(cluster_name) made where c.cluster = cluster_name
+$$;
+
 -- Forgets a cluster that nobody uses any more, its log included. Refused while it has members.
 create function :"schema".drop_cluster(cluster_name text) returns void
 language plpgsql
@@ -1085,6 +1444,7 @@ begin
   end if;
   delete from held_heartbeats h where h.cluster = cluster_name;
   delete from sweeps s where s.cluster = cluster_name;
+  delete from members_channels c where c.cluster = cluster_name;
   delete from events e where e.cluster = cluster_name;
   delete from clusters c where c.name = cluster_name;
 end

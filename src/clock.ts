@@ -18,6 +18,11 @@ export function monotonicMs(): number {
   )
 }
 
+/** A moment not after `atMs`, by less than `gridMs`, that others of this process choose as well: they go together. */
+export function sharedMoment(atMs: number, gridMs: number): number {
+  return Math.floor(atMs / gridMs) * gridMs
+}
+
 /**
  * Another clock, as it was last heard: what it said, and the time that has passed here since the answer came.
  * It runs late by as long as that answer was under way, never early (but for how far the two drift apart).

@@ -5,17 +5,19 @@ import type { Cluster, Membership, MembershipOptions, Status } from './cluster.j
 import { ClosedError } from './errors.js'
 import type { Member } from './member.js'
 import { checkOptions, refuse, type Timing } from './options.js'
-import { CachedReader } from './reader.js'
+import { CachedReader, type News } from './reader.js'
 import { Registrations } from './registrations.js'
 import type { Report } from './report.js'
 import type { Snapshot } from './snapshot.js'
-import type { Store } from './store.js'
+import type { Delta, Store } from './store.js'
 import { Sweeper } from './sweeper.js'
 
 /** What a store's owner is told by. */
 export interface Wires {
   /** Something may have changed. */
   readonly hint: () => void
+  /** This has changed. */
+  readonly take: (delta: Delta) => void
   /** Whether hints arrive from now on. */
   readonly hearing: (hearing: boolean) => void
   /** Ends the leases, as silence would. */
@@ -71,7 +73,8 @@ export class ClusterCore implements Cluster {
       onAnswer,
       onSurprise,
       onSweepOverdue: () => this.#sweeper.sweepNow(),
-      onSnapshot: (snapshot) => this.#changed(snapshot),
+      onSnapshot: (news) => this.#changed(news),
+      onRefused: (error) => this.#registrations.refused(error),
       onUse: () => this.#start(),
     })
     this.#registrations = new Registrations({
@@ -144,6 +147,7 @@ export class ClusterCore implements Cluster {
     if (this.#disconnect !== undefined || this.#closed) return
     this.#disconnect = this.#options.connect({
       hint: () => this.#reader.hint(),
+      take: (delta) => this.#reader.take(delta),
       hearing: (hearing) => {
         this.#hearing = hearing
         this.#noteMode()
@@ -163,9 +167,9 @@ export class ClusterCore implements Cluster {
     })
   }
 
-  #changed(snapshot: Snapshot): void {
+  #changed(news: News): void {
     this.#noteMode()
-    this.#registrations.reconcile(snapshot)
+    this.#registrations.reconcile(news)
     this.#sweeper.follow()
   }
 

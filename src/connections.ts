@@ -15,6 +15,7 @@ import { hostname } from 'node:os'
 import { ClosedError } from './errors.js'
 import { Listener } from './listener.js'
 import type { Connection, Connections } from './options.js'
+import { SharedStatements } from './shared-statements.js'
 import { SingleConnection } from './single-connection.js'
 
 const IDLE_MS = 10_000
@@ -43,10 +44,12 @@ export class SharedConnections implements Connections {
   readonly #attached = new Set<{ readonly ttlMs: number }>()
   /** The clusters that read or write by now. */
   readonly #users = new Set<User>()
+  readonly #shared = new Map<string, SharedStatements>()
   #closed = false
 
   constructor(connection: Connection, listenConnection: Connection | false | undefined) {
     this.session = sessionName()
+    let lastServer: string | undefined
     this.heartbeats = new SingleConnection({
       connection,
       session: this.session,
@@ -54,6 +57,8 @@ export class SharedConnections implements Connections {
       maxBackoffMs: () => Math.min(MAX_BACKOFF_MS, ...[...this.#users].map((user) => user.patienceMs())),
       onServer: (server) => {
         this.writes.leaveOther(server)
+        if (lastServer !== undefined && server !== lastServer) this.listener?.leave()
+        lastServer = server
         this.listener?.retry()
         for (const { reached } of this.#users) reached()
       },
@@ -78,9 +83,24 @@ export class SharedConnections implements Connections {
         connection: listenConnection ?? connection,
         /** Where queries go through a pooler and no other address was given, LISTEN would be lost. */
         allowed: async () => (await this.heartbeats.isDirect()) || listenConnection !== undefined,
-        notify: (channel, payload) => this.writes.run('select pg_notify($1, $2)', [channel, payload]),
+        // The connection for writes is not opened for that.
+        notify: (channel, payload) =>
+          (this.writes.isOpen ? this.writes : this.heartbeats).run('select pg_notify($1, $2)', [
+            channel,
+            payload,
+          ]),
       })
     }
+  }
+
+  /** Of all clusters of this schema that use the connections. */
+  shared(schema: string): SharedStatements {
+    let shared = this.#shared.get(schema)
+    if (shared === undefined) {
+      shared = new SharedStatements(this.heartbeats, this.session, schema)
+      this.#shared.set(schema, shared)
+    }
+    return shared
   }
 
   /** Returns how to detach. */

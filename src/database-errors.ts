@@ -17,16 +17,23 @@ function sqlstate(error: unknown): string | undefined {
 }
 
 /**
- * After this, the connection is not to be used again: it is broken, leads to a server that takes no writes, or
- * its server's clock jumped (MB003, a registration that seems too old): the next one asks for the time anew.
+ * After this, the connection is not to be used again: it is broken, leads to a server that takes no writes,
+ * its server's clock jumped (MB003, a registration that seems too old): the next one asks for the time anew; or
+ * what it has prepared has another result now, after a migration.
  */
 export function breaksConnection(error: unknown): boolean {
-  return /^(57P0|08|25006|MB003|$)/.test(sqlstate(error) ?? '')
+  return /^(57P0|08|25006|MB003|$)/.test(sqlstate(error) ?? '') || isPlanOutdated(error)
 }
 
 /** The server answered and the statement had no effect; otherwise nobody knows whether it had. */
 export function wasRefused(error: unknown): boolean {
-  return sqlstate(error) === 'MB003' || !breaksConnection(error)
+  return sqlstate(error) === 'MB003' || isPlanOutdated(error) || !breaksConnection(error)
+}
+
+/** "cached plan must not change result type". */
+function isPlanOutdated(error: unknown): boolean {
+  const { routine } = (error ?? {}) as { readonly routine?: unknown }
+  return sqlstate(error) === '0A000' && routine === 'RevalidateCachedQuery'
 }
 
 /** Serialization failure, deadlock, lock timeout, and a duplicate of one's own attempt: try again soon. */
@@ -65,7 +72,8 @@ export function permanentError(error: unknown): MembershipError | undefined {
     return new ConnectionError(`Cannot connect to PostgreSQL: ${message}`, { cause: error })
   }
   const problem = schemaProblem(error)
-  if (problem !== undefined || !wasRefused(error) || isConflict(error)) return problem
+  if (problem !== undefined || !wasRefused(error) || isConflict(error) || isPlanOutdated(error))
+    return problem
   // Wrong data, a violated constraint, an unknown thing: the statement will never do.
   if (/^(0A|22|23|42)/.test(code))
     return new SchemaError(`The database refuses it: ${message}`, { cause: error })

@@ -5,7 +5,7 @@
  * holds locked is tried again soon. Each answer also tells the reader where the cluster is, and the
  * sweeper when nobody sweeps.
  */
-import { monotonicMs } from './clock.js'
+import { monotonicMs, sharedMoment } from './clock.js'
 import { wasRefused } from './database-errors.js'
 import { Loop } from './loop.js'
 import type { OwnMembership } from './membership.js'
@@ -56,7 +56,7 @@ export class Heartbeats {
 
   /** There is a registration that was renewed by an attempt begun at `startedMs`. */
   expect(startedMs: number): void {
-    const dueMs = startedMs + this.#periodMs()
+    const dueMs = this.#dueAfter(startedMs)
     if (dueMs >= this.#dueMs) return
     this.#dueMs = dueMs
     this.#loop.wake()
@@ -89,7 +89,7 @@ export class Heartbeats {
       report.succeeded('heartbeat')
     }
     if (startedMs < this.#dueMs) return this.#dueMs - startedMs
-    this.#dueMs = startedMs + this.#periodMs()
+    this.#dueMs = this.#dueAfter(startedMs)
     const { locked, missing, sweepOverdue, ...position } = await store.heartbeat(kept)
     onAnswer(true)
     report.succeeded('heartbeat')
@@ -98,7 +98,7 @@ export class Heartbeats {
       const reason = missing.get(id)
       if (reason !== undefined) {
         report.log('warn', { id, token, reason }, `Registration removed by others: ${reason}`)
-        membership.lost(token, reason)
+        membership.lost(token, reason, position)
       } else if (!held.has(id) || membership.lease !== undefined) {
         // Where the row is locked after its lease has ended, somebody may be about to remove it.
         membership.renewed(token, startedMs)
@@ -117,8 +117,13 @@ export class Heartbeats {
     this.#options.report.failed('heartbeat', error)
   }
 
-  /** A little early, so that a heartbeat comes before the poll that it spares; and not all processes at once. */
-  #periodMs(): number {
-    return this.#options.timing.heartbeatMs * (0.9 + Math.random() * 0.06)
+  /**
+   * A little early, so that a heartbeat comes before the poll that it spares; not all processes at once, but all
+   * clusters of this one at few moments.
+   */
+  #dueAfter(startedMs: number): number {
+    const { heartbeatMs } = this.#options.timing
+    if (heartbeatMs === Infinity) return Infinity
+    return sharedMoment(startedMs + heartbeatMs * (0.9 + Math.random() * 0.06), heartbeatMs / 10)
   }
 }

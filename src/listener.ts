@@ -1,10 +1,14 @@
 /**
- * Hints, over a connection of their own. The only file that knows pg-listen.
+ * Announcements and hints, over a connection of their own. The only file that knows pg-listen.
  *
  * pg-listen's own reconnection gives up, leaks, or turns deaf in ways that nothing reports. Here a
  * subscriber lives once: whatever happens to it, it is destroyed and a new one is built, which listens,
  * and then proves that it hears: a nonce sent through another connection must come back. It must prove
- * so again whenever a change was found that no hint had announced, and from time to time.
+ * so again whenever a change was found that nobody had announced, and from time to time. Then it also asks for
+ * the names of the channels again, which the owner may have changed.
+ *
+ * The name of a members' channel is a secret, and the server shows the last statement of each connection: after
+ * such a LISTEN there is always another one.
  */
 import { randomUUID } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
@@ -27,9 +31,11 @@ export interface ListenerOptions {
 }
 
 export interface Subscription {
-  /** Its name is asked of the database, once. */
+  /** Its name is asked of the database at first, and whenever something was missed. */
   readonly channel: () => Promise<string>
-  readonly onHint: () => void
+  readonly onNotification: (payload: string) => void
+  /** What was sent before this moment was not heard. */
+  readonly onListening: () => void
   /** Hints that were missed before must be made up for; or from now on hints will be missed. */
   readonly onChange: (hearing: boolean) => void
   readonly onError: (error: Error) => void
@@ -56,9 +62,17 @@ interface Ear {
   trouble?: Error
 }
 
+interface Subscribed {
+  channel?: string
+  /** Its name is to be asked for. */
+  stale: boolean
+  hearing?: boolean
+  warned?: boolean
+}
+
 export class Listener {
   readonly #options: ListenerOptions
-  readonly #subscriptions = new Map<Subscription, { channel?: string; hearing?: boolean; warned?: boolean }>()
+  readonly #subscriptions = new Map<Subscription, Subscribed>()
   readonly #probe = `member_probe_${randomUUID().replaceAll('-', '')}`
   readonly #loop = new Loop({
     run: () => this.#run(),
@@ -78,7 +92,7 @@ export class Listener {
 
   /** Returns how to unsubscribe. */
   subscribe(subscription: Subscription): () => void {
-    this.#subscriptions.set(subscription, {})
+    this.#subscriptions.set(subscription, { stale: true })
     this.#loop.wakeNow()
     return () => {
       this.#subscriptions.delete(subscription)
@@ -90,6 +104,12 @@ export class Listener {
   doubt(): void {
     this.#doubted = true
     this.#loop.wake()
+  }
+
+  /** The server is another one now: what is announced over the present connection does not count. */
+  leave(): void {
+    void this.#dropEar(0)
+    this.#setHearing(false)
   }
 
   /** The database was reached: no backoff applies. */
@@ -111,6 +131,7 @@ export class Listener {
     if (this.#ear === undefined && !(await this.#options.allowed())) return this.#pooled()
     const ear = (this.#ear ??= await this.#open())
     if (monotonicMs() >= this.#proofDueMs()) await this.#prove(ear)
+    await this.#askForNames()
     await this.#followSubscriptions(ear)
     this.#setHearing(true)
     return this.#subscriptions.size === 0 ? Infinity : this.#proofDueMs() - monotonicMs()
@@ -164,30 +185,37 @@ export class Listener {
 
   // One query at a time: pg warns about more on the console.
   async #followSubscriptions(ear: Ear): Promise<void> {
-    const { subscriber, channels } = ear
-    for (const [subscription, its] of this.#subscriptions) its.channel ??= await subscription.channel()
+    const { channels } = ear
     const known = [...this.#subscriptions.values()].flatMap(({ channel }) => channel ?? [])
     const wanted = new Set([this.#probe, ...known])
+    let isNew = false
     for (const channel of wanted) {
       if (channels.has(channel)) continue
       await this.#listen(ear, channel)
-      // What happened before is for a refresh to find: the channel was not heard then.
-      this.#tell(channel)
+      isNew = true
+      for (const [{ onListening }, its] of this.#subscriptions) if (its.channel === channel) onListening()
     }
-    for (const channel of channels) {
-      if (wanted.has(channel)) continue
-      await within(
-        TIMEOUT_MS,
-        Promise.resolve(subscriber.unlisten(channel)),
-        'UNLISTEN',
-        this.#closing.signal,
-      )
-      channels.delete(channel)
+    for (const channel of channels) if (!wanted.has(channel)) await this.#unlisten(ear, channel)
+    if (!isNew) return
+    await this.#unlisten(ear, this.#probe)
+    await this.#listen(ear, this.#probe)
+  }
+
+  async #askForNames(): Promise<void> {
+    for (const [subscription, its] of this.#subscriptions) {
+      if (!its.stale) continue
+      its.channel = await subscription.channel()
+      its.stale = false
     }
   }
 
   #proofDueMs(): number {
     return this.#provenMs + (this.#doubted ? MIN_PROOF_INTERVAL_MS : PROOF_INTERVAL_MS)
+  }
+
+  async #unlisten({ subscriber, channels }: Ear, channel: string): Promise<void> {
+    await within(TIMEOUT_MS, Promise.resolve(subscriber.unlisten(channel)), 'UNLISTEN', this.#closing.signal)
+    channels.delete(channel)
   }
 
   async #listen({ subscriber, channels }: Ear, channel: string): Promise<void> {
@@ -213,6 +241,7 @@ export class Listener {
     }
     if (this.#ear !== ear && this.#ear !== undefined) throw new Error('The listener was replaced')
     this.#provenMs = monotonicMs()
+    if (this.#doubted) for (const its of this.#subscriptions.values()) its.stale = true
     this.#doubted = false
   }
 
@@ -221,12 +250,8 @@ export class Listener {
       if (payload === this.#awaited?.nonce) this.#awaited.resolve()
       return
     }
-    this.#tell(channel)
-  }
-
-  #tell(channel: string): void {
-    for (const [subscription, its] of this.#subscriptions) {
-      if (its.channel === channel) subscription.onHint()
+    for (const [{ onNotification }, its] of this.#subscriptions) {
+      if (its.channel === channel) onNotification(payload)
     }
   }
 

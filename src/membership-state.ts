@@ -6,10 +6,13 @@
  *   has a row with other data   -> set data
  *
  * Nothing else is remembered: whatever goes wrong in between, the next step is derived again. What a
- * lost reply may have left behind shows up in a snapshot (`compare`) and is taken from there: an unknown
+ * lost reply may have left behind shows up in a snapshot (`shown`) and is taken from there: an unknown
  * row is adopted and then deregistered, wrong data is sent again. No clock, no timer, no waiting here.
+ *
+ * Each answer tells a position of the cluster. A snapshot from before it knows less than we do, and says nothing.
  */
 import type { Member } from './member.js'
+import type { Position } from './store.js'
 
 export type Step = 'deregister' | 'register' | 'set data'
 
@@ -17,21 +20,12 @@ interface Row {
   readonly token: number
   /** Which of the versions of the data it carries; UNKNOWN: another one. */
   version: number
-  /** A refresh that began after its commit has ended. */
+  /** A snapshot has shown it. */
   shown: boolean
-  /** Which version that refresh has shown, or a newer one. */
+  /** The newest version that a snapshot has shown. */
   shownVersion?: number
   /** Given up: to be deregistered, whatever is wanted afterwards. */
   leaving: boolean
-}
-
-/** What is known of a row at a moment. */
-export interface Known {
-  /** Counts what was heard about it. */
-  readonly news: number
-  /** If it is to stay. */
-  readonly token: number | undefined
-  readonly version: number
 }
 
 const UNKNOWN = -1
@@ -46,9 +40,10 @@ export class MembershipState {
   #uncertain = false
   /** What the present attempt registers was given up meanwhile. */
   #doomed = false
+  #attempts = 0
   /** This process's snapshot is known not to show it. */
   #outShown = true
-  #news = 0
+  #at: Position | undefined
 
   get wanted(): boolean {
     return this.#wanted
@@ -59,8 +54,18 @@ export class MembershipState {
     return this.#version
   }
 
-  get known(): Known {
-    return { news: this.#news, token: this.keptToken, version: this.#row?.version ?? UNKNOWN }
+  /** A snapshot shows what is known when it is here, or further. undefined: any does. */
+  get at(): Position | undefined {
+    return this.#at
+  }
+
+  /**
+   * The number of the last attempt, where only a refresh can tell what is there: it was not answered, and nobody
+   * wants it any more; or no answer has ever told a position.
+   */
+  get doubtfulAttempt(): number | undefined {
+    if (this.#wanted || this.#row !== undefined || this.isOutAndShown) return undefined
+    return this.#attempt === 'unanswered' || this.#at === undefined ? this.#attempts : undefined
   }
 
   /** The last token known. */
@@ -120,84 +125,73 @@ export class MembershipState {
 
   registerSent(): void {
     this.#attempt = 'sent'
+    this.#attempts += 1
     this.#outShown = false
   }
 
   registerFailed(outcome: 'nothing happened' | 'unanswered'): void {
-    this.#news += 1
     this.#uncertain ||= outcome === 'unanswered'
     this.#attempt = this.#uncertain ? 'unanswered' : 'none'
   }
 
   /** Carrying this version of the data, unless an earlier attempt has left the row. */
-  registered(token: number, version: number): void {
-    this.#news += 1
+  registered(token: number, version: number, at: Position): void {
+    this.#at = at
     const carried = this.#uncertain ? UNKNOWN : version
     this.#row = { token, version: carried, shown: false, leaving: this.#doomed || !this.#wanted }
     this.#floor = Math.max(this.#floor, token)
     this.#answered()
   }
 
-  dataSet(token: number, version: number): void {
+  dataSet(token: number, version: number, at: Position): void {
     if (this.#row?.token !== token) return
-    this.#news += 1
+    this.#at = at
     this.#row.version = version
   }
 
   /** We removed it. */
-  deregistered(token: number): void {
+  deregistered(token: number, at: Position): void {
     if (this.#row?.token !== token) return
-    this.#news += 1
+    this.#at = at
     this.#row = undefined
   }
 
-  /** Others did. False where that is no news, or was to happen anyway. */
-  lost(token: number): boolean {
+  /** Someone else removed it. False if we already knew, or were leaving ourselves. */
+  lost(token: number, at: Position): boolean {
     if (this.#row?.token !== token) return false
     const { leaving } = this.#row
-    this.#news += 1
+    this.#at = at
     this.#row = undefined
     return !leaving
   }
 
-  /**
-   * A refresh has ended that began when this was known, and found this member. Where more was heard since,
-   * it shows no more than what was known, and nothing of another registration.
-   */
-  shown(seen: Member | undefined, known = this.known): 'all' | 'some' | 'nothing' {
-    if (known.news !== this.#news) {
-      if (known.token === undefined || known.token !== this.keptToken) return 'nothing'
-      this.#showsAtLeast(known.version)
-      return 'some'
-    }
-    if (this.#attempt === 'unanswered' && !this.#wanted) {
-      this.compare(seen, undefined)
-      this.#answered()
-    }
-    if (this.#row !== undefined) this.#showsAtLeast(this.#row.version)
-    else if (this.#attempt === 'none') {
-      this.#outShown = true
-      this.#doomed = false
-    }
-    return 'all'
+  /** The database has another history now: what it has there of us may be anything. */
+  historyLost(): void {
+    this.#at = undefined
   }
 
   /**
-   * Compares with a member of this id in a snapshot, or the lack of one. 'missing': a heartbeat should
-   * find out what became of the row. 'superseded': a row of ours that we do not know has taken its place.
+   * Compares with the member of this id in a snapshot that is at `at` or further, or the lack of one. 'missing':
+   * a heartbeat should find out what became of the row. 'superseded': a row of ours that we do not know has
+   * taken its place.
    */
-  compare(
-    seen: Member | undefined,
-    data: string | undefined,
-  ): 'missing' | 'superseded' | 'changed' | 'as known' {
+  shown(seen: Member | undefined, data: string): 'missing' | 'superseded' | 'changed' | 'as known' {
     // The answer, or the retry, will tell.
     if (this.#attempt === 'sent' || (this.#attempt === 'unanswered' && this.#wanted)) return 'as known'
-    if (seen === undefined) return this.#row?.shown === true && !this.#row.leaving ? 'missing' : 'as known'
+    if (seen === undefined) {
+      if (this.#row !== undefined) return this.#row.leaving ? 'as known' : 'missing'
+      if (this.#attempt === 'none') this.#seenOut()
+      return 'as known'
+    }
     if (seen.token === this.#row?.token) {
-      if (seen.data === data || this.#row.version !== this.#version) return 'as known'
-      this.#row.version = UNKNOWN
-      this.#row.shownVersion = UNKNOWN
-      return 'changed'
+      this.#row.shown = true
+      if (seen.data !== data && this.#row.version === this.#version) {
+        this.#row.version = UNKNOWN
+        this.#row.shownVersion = UNKNOWN
+        return 'changed'
+      }
+      this.#row.shownVersion = Math.max(this.#row.version, this.#row.shownVersion ?? UNKNOWN)
+      return 'as known'
     }
     // An older one will have gone from the next snapshot; or is about to be superseded.
     if (seen.token < (this.#row?.token ?? 0) || (this.#row === undefined && this.#wanted)) return 'as known'
@@ -206,10 +200,17 @@ export class MembershipState {
     return 'superseded'
   }
 
-  #showsAtLeast(version: number): void {
-    if (this.#row === undefined) return
-    this.#row.shown = true
-    this.#row.shownVersion = Math.max(version, this.#row.shownVersion ?? UNKNOWN)
+  /** A refresh that began after the end of this attempt has found the member of this id, or none. */
+  lookedFor(seen: Member | undefined, attempt: number): void {
+    if (this.doubtfulAttempt !== attempt) return
+    if (seen !== undefined) this.shown(seen, '')
+    this.#answered()
+    if (seen === undefined && this.#row === undefined) this.#seenOut()
+  }
+
+  #seenOut(): void {
+    this.#outShown = true
+    this.#doomed = false
   }
 
   #answered(): void {

@@ -14,11 +14,11 @@ import { ClosedError, DeregisteredError, MembershipLostError, type LossReason } 
 import { TimedLease, trustedUntil, type Lease } from './lease.js'
 import { monotonicMs } from './clock.js'
 import { storableData } from './member.js'
-import { MembershipState, type Known } from './membership-state.js'
+import { MembershipState } from './membership-state.js'
 import { onLostOption } from './options.js'
 import { requireClient, requireTransaction, type QueryClient } from './query-client.js'
 import type { Snapshot } from './snapshot.js'
-import type { Registration } from './store.js'
+import type { Position, Registration } from './store.js'
 
 /** The process's side of a membership: where its steps are done. */
 export interface Host {
@@ -27,6 +27,8 @@ export interface Host {
   lastError(): Error | undefined
   /** This membership has a next step. */
   wake(membership: OwnMembership): void
+  /** A wait has ended: it may be at rest. */
+  rest(membership: OwnMembership): void
   fence(client: QueryClient, registration: Registration): Promise<void>
   leaseChanged(id: string, lease: Lease, state: 'granted' | 'ended'): void
 }
@@ -72,7 +74,11 @@ export class OwnMembership implements Membership {
     if (lease !== undefined) return lease
     const trusted = this.#trusting.wait(options, () => this.#host.lastError())
     this.#host.wake(this)
-    return await trusted
+    try {
+      return await trusted
+    } finally {
+      this.#host.rest(this)
+    }
   }
 
   async register(options: WaitOptions = {}): Promise<Lease> {
@@ -136,12 +142,17 @@ export class OwnMembership implements Membership {
   get isAtRest(): boolean {
     const { isOut, wanted } = this.state
     const waits = this.#trusting.size + this.#leaving.size
-    return isOut && !wanted && waits === 0 && monotonicMs() >= this.#lateUntilMs
+    return isOut && !wanted && waits === 0 && !this.isLate
   }
 
-  /** Carrying `version` of the data, by an attempt begun at `startedMs`. */
-  registered(token: number, version: number, startedMs: number): void {
-    this.state.registered(token, version)
+  /** An attempt that was not answered may yet take effect. */
+  get isLate(): boolean {
+    return monotonicMs() < this.#lateUntilMs
+  }
+
+  /** Carrying `version` of the data, by an attempt begun at `startedMs`; to be seen at this position. */
+  registered(token: number, version: number, startedMs: number, at: Position): void {
+    this.state.registered(token, version, at)
     this.renewed(token, startedMs)
   }
 
@@ -159,20 +170,6 @@ export class OwnMembership implements Membership {
     )
   }
 
-  /** A refresh has ended that began when this was known, with this snapshot. False: more was reported since. */
-  shown(snapshot: Snapshot, known: Known): boolean {
-    const shown = this.state.shown(snapshot.get(this.id), known)
-    if (shown === 'nothing') return false
-    if (this.state.isOut) this.#leaving.resolve(undefined)
-    if (this.state.keptToken !== undefined) {
-      // What was given up before this registration is gone.
-      this.#leaving.resolve(undefined)
-      this.#saving.resolve(undefined, this.state.shownVersion)
-      this.#tellRegistered()
-    }
-    return shown === 'all'
-  }
-
   renewed(token: number, startedMs: number): void {
     if (this.state.keptToken !== token) return
     if (this.#trusted()?.token === token) this.#lease?.renew(startedMs)
@@ -180,8 +177,8 @@ export class OwnMembership implements Membership {
   }
 
   /** The row is gone, and it was not we who removed it. */
-  lost(token: number, reason: LossReason): void {
-    if (this.state.lost(token)) {
+  lost(token: number, reason: LossReason, at: Position): void {
+    if (this.state.lost(token, at)) {
       const error = new MembershipLostError(`The registration was lost: ${reason}`, { reason })
       if (this.#onLost === 'stay-out') this.#stayOut(error)
       else this.#endLease(error)
@@ -204,16 +201,27 @@ export class OwnMembership implements Membership {
     this.#endLease(new MembershipLostError('Cut off', { reason: 'unreachable' }))
   }
 
-  /** Compares with a new snapshot. True: a heartbeat should find out what became of the row. */
+  /**
+   * Compares with a snapshot that shows all that is known, and tells those who wait. True: a heartbeat should
+   * find out what became of the row.
+   */
   reconcile(snapshot: Snapshot): boolean {
-    const found = this.state.compare(snapshot.get(this.id), this.#data)
+    const found = this.state.shown(snapshot.get(this.id), this.#data)
     if (found === 'superseded') {
       this.#endLease(
         new MembershipLostError('The registration was lost: superseded', { reason: 'superseded' }),
       )
     }
     if (found === 'superseded' || found === 'changed') this.#host.wake(this)
+    this.#tellShown()
     return found === 'missing'
+  }
+
+  /** A refresh that began after the end of this attempt has ended with this snapshot. */
+  lookedFor(snapshot: Snapshot, attempt: number): void {
+    this.state.lookedFor(snapshot.get(this.id), attempt)
+    if (this.state.nextStep() !== undefined) this.#host.wake(this)
+    this.#tellShown()
   }
 
   /** Ends the lease and all waits but those for having left. */
@@ -249,6 +257,15 @@ export class OwnMembership implements Membership {
     lease.signal.addEventListener('abort', onEnd, { once: true })
     this.#host.leaseChanged(this.id, lease, 'granted')
     this.#trusting.resolve(lease)
+    this.#tellRegistered()
+  }
+
+  #tellShown(): void {
+    const { isOutAndShown, isShown, shownVersion } = this.state
+    // What was given up before a registration that is shown is gone.
+    if (isOutAndShown || isShown) this.#leaving.resolve(undefined)
+    if (!isShown) return
+    if (shownVersion !== undefined) this.#saving.resolve(undefined, shownVersion)
     this.#tellRegistered()
   }
 

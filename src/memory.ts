@@ -14,10 +14,13 @@ import { Report } from './report.js'
 import type { Change } from './snapshot.js'
 import type {
   ChangesReading,
+  DataSet,
+  Delta,
   Departure,
   Heartbeat,
   MembersReading,
   Position,
+  Registered,
   Registration,
   Sighting,
   Store,
@@ -228,15 +231,16 @@ class MemoryStore implements Store {
 
   async register(
     wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
-  ): Promise<ReadonlyMap<string, number | undefined>> {
+  ): Promise<Registered> {
     await this.#cord.pull()
-    return new Map(wanted.map(({ id, data, floor }) => [id, this.#table.register(id, data, floor)]))
+    const tokens = wanted.map(({ id, data, floor }) => [id, this.#table.register(id, data, floor)] as const)
+    return { tokens: new Map(tokens), delta: this.#untold() }
   }
 
-  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<readonly string[]> {
+  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<DataSet> {
     await this.#cord.pull()
     for (const { data, ...registration } of wanted) this.#table.setData(registration, data)
-    return []
+    return { pending: [], delta: this.#untold() }
   }
 
   async deregister(registrations: readonly Registration[]): Promise<Departure> {
@@ -244,12 +248,17 @@ class MemoryStore implements Store {
     for (const { id, token } of registrations) {
       this.#table.remove((member) => member.id === id && member.token === token, undefined)
     }
-    return { pending: [], obstacles: [] }
+    return { pending: [], obstacles: [], delta: this.#untold() }
   }
 
   async sweep(): Promise<Sweep> {
     await this.#cord.pull()
     return { waitMs: Infinity, removed: 0, obstacles: [] }
+  }
+
+  /** Readers look: it costs no more. */
+  #untold(): Delta {
+    return { to: this.#table.sighting, from: undefined, changes: [] }
   }
 
   fence(_client: QueryClient, registration: Registration): Promise<void> {

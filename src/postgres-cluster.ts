@@ -1,5 +1,6 @@
 /** A cluster in PostgreSQL: the composition root. */
 import { ClusterCore } from './cluster-core.js'
+import { Announcements } from './announcement.js'
 import { connectionOption } from './connection-options.js'
 import { SharedConnections } from './connections.js'
 import {
@@ -81,11 +82,25 @@ export class PostgresCluster extends ClusterCore {
       report,
       onSurprise: () => connections.listener?.doubt(),
       disconnect: detach,
-      connect: ({ hint, hearing, reconnect, retry, patienceMs }) => {
+      connect: ({ hint, take, hearing, reconnect, retry, patienceMs }) => {
         const stopUsing = connections.use({ lost: reconnect, reached: retry, patienceMs })
+        // undefined: this role may only read, and is told that something changed, but not what.
+        let announcements: Announcements | undefined
         const unsubscribe = connections.listener?.subscribe({
-          channel: () => store.channel(),
-          onHint: hint,
+          channel: async () => {
+            const hints = await store.channel()
+            const members = await store.membersChannel(hints)
+            announcements = members && new Announcements(members)
+            return members?.name ?? hints
+          },
+          onNotification: (payload) => {
+            if (announcements === undefined) hint()
+            else {
+              const delta = announcements.hear(payload, connections.heartbeats.server)
+              if (delta !== undefined) take(delta)
+            }
+          },
+          onListening: hint,
           onChange: (isHearing) => {
             if (isHearing) report.succeeded('listen')
             hearing(isHearing)

@@ -1,9 +1,14 @@
 /**
- * The cached snapshot, and its refreshes.
+ * The cached snapshot, and what moves it on.
+ *
+ * Whatever changed comes in as a delta, through one door (`take`): announced by the database, told by the answer
+ * of one's own write, or read by a refresh. A delta is taken where it begins at the position of the snapshot,
+ * revision and stamp. What is not newer is dropped. What comes too early is kept for a moment: an answer often
+ * overtakes announcements. If they do not come, a refresh finds out.
  *
  * A hint, a reconnection, a heartbeat that shows another position, or the cache going unconfirmed for
  * pollMs asks for a refresh. One runs at a time, with one dirty flag: a thousand hints cost one or two.
- * How one goes is in refresh.ts.
+ * How one goes is in refresh.ts. Only what a query found confirms the cache; what was announced does not.
  *
  * Anybody who may connect can send hints. Where one turned out to say nothing, the next one has to wait
  * for a lull, which doubles each time up to pollMs. It ends with the first change that is found. What
@@ -16,27 +21,38 @@
 import { abortedError, Waiting, type WaitOptions } from './waiting.js'
 import { monotonicMs } from './clock.js'
 import { permanentError } from './database-errors.js'
-import { ClosedError } from './errors.js'
+import { Early, Passed } from './deltas.js'
+import { ClosedError, type MembershipError } from './errors.js'
 import { Latest } from './latest.js'
 import { Loop } from './loop.js'
 import type { Member } from './member.js'
 import type { Report } from './report.js'
-import { Refresh, type Outcome } from './refresh.js'
-import { sameMembers, type Snapshot } from './snapshot.js'
-import { samePosition, type Position, type Store } from './store.js'
+import { Refresh, type Cached, type Outcome } from './refresh.js'
+import { sameMembers, snapshotAfter, type Snapshot } from './snapshot.js'
+import type { Delta, Position, Store } from './store.js'
 
 export interface CachedReaderOptions {
   readonly store: Store
   readonly pollMs: number
   readonly report: Report
-  readonly onSnapshot: (snapshot: Snapshot) => void
+  readonly onSnapshot: (news: News) => void
   /** Whether the database answered the last time it was asked. */
   readonly onAnswer: (answered: boolean) => void
-  /** A change was found that no hint had announced. */
+  /** A change was found that nobody had announced, nor hinted at. */
   readonly onSurprise: () => void
   readonly onSweepOverdue: () => void
+  /** What is waited for cannot be read, it seems. */
+  readonly onRefused: (error: MembershipError) => void
   /** Before anything is read. */
   readonly onUse: () => void
+}
+
+/** What a snapshot has that the one before had not. */
+export interface News {
+  /** Whom something happened to; undefined: perhaps to anybody. */
+  readonly ids: ReadonlySet<string> | undefined
+  /** It is of another history, so nothing counts that was known from the one before. */
+  readonly anew: boolean
 }
 
 const MAX_BACKOFF_MS = 1_000
@@ -44,6 +60,8 @@ const MAX_BACKOFF_MS = 1_000
 const FIRST_LULL_MS = 2
 /** The longest, where polls are rarer. */
 const MAX_LULL_MS = 5_000
+/** How long to wait for announcements that others have overtaken, before a refresh. */
+const GAP_MS = 20
 
 export class CachedReader {
   readonly #options: CachedReaderOptions
@@ -53,10 +71,28 @@ export class CachedReader {
   readonly #asked = new Waiting<undefined>()
   #refreshes = 0
   /** Under way, or to be gone on with after a failure; `rank`: whom it answers. */
-  #refresh: { readonly steps: Refresh; readonly rank: number; readonly startedMs: number } | undefined
-  #snapshot: Snapshot | undefined
-  #position: Position | undefined
+  #refresh:
+    | {
+        readonly steps: Refresh
+        readonly rank: number
+        readonly startedMs: number
+        /** How many had come early before it. */
+        readonly early: number
+      }
+    | undefined
+  #cached: Cached | undefined
+  /** Not told yet: those of one turn are told together. */
+  #news: { ids: Set<string> | undefined; anew: boolean; full: boolean } | undefined
+  readonly #passed = new Passed()
+  readonly #early = new Early()
+  #gapTimer: NodeJS.Timeout | undefined
+  /** What a query found last. */
+  #confirmed: Position | undefined
   #confirmedMs: number | undefined
+  /** The cached members do not fit what happened to them. */
+  #wrong = false
+  /** Since a connection was lost, nobody has looked whether the history is still the same. */
+  #cutOff = false
   #dirty = true
   #hinted = false
   #lullMs = 0
@@ -73,7 +109,7 @@ export class CachedReader {
   }
 
   get snapshot(): Snapshot | undefined {
-    return this.#snapshot
+    return this.#cached?.snapshot
   }
 
   get ageMs(): number | undefined {
@@ -81,15 +117,15 @@ export class CachedReader {
   }
 
   async getMembers(options: WaitOptions & { readonly fresh?: boolean } = {}): Promise<readonly Member[]> {
-    if (options.fresh === true || this.#snapshot === undefined) await this.refreshed(options)
+    if (options.fresh === true || this.#cached === undefined) await this.refreshed(options)
     else this.#refuse(options)
-    return this.#snapshot?.members ?? []
+    return this.snapshot?.members ?? []
   }
 
   watchMembers(options: WaitOptions = {}): AsyncIterableIterator<readonly Member[]> {
     return this.#latest.watch(options, () => {
       this.#options.onUse()
-      if (this.#snapshot === undefined) this.#loop.wakeNow()
+      if (this.#cached === undefined) this.#loop.wakeNow()
     })
   }
 
@@ -101,6 +137,29 @@ export class CachedReader {
     this.#dirty = true
     this.#loop.wakeNow()
     await wait
+  }
+
+  /** Whether the snapshot is at this position, or after it. */
+  shows(position: Position): boolean {
+    return !this.#cutOff && this.#cached !== undefined && this.#passed.includes(position)
+  }
+
+  /** What happened, says somebody who knows. */
+  take(delta: Delta): void {
+    if (this.#closed || this.shows(delta.to)) return
+    if (delta.from === undefined || this.#isBehind(delta.to)) this.refresh()
+    else {
+      if (!this.#early.add(delta, delta.from)) this.refresh()
+      this.#followUp()
+    }
+  }
+
+  /** What a write of one's own has done, which the snapshot is to show. */
+  wrote(delta: Delta): void {
+    this.take(delta)
+    if (this.#cached !== undefined) return
+    this.#dirty = true
+    this.#loop.wakeNow()
   }
 
   /** Something may have changed, says somebody. */
@@ -123,6 +182,7 @@ export class CachedReader {
 
   /** The connection was lost, or is back: no backoff applies. */
   recover(): void {
+    this.#cutOff = this.#cached !== undefined
     this.refresh()
     if (this.#dirty) this.#loop.wakeNow()
   }
@@ -134,15 +194,20 @@ export class CachedReader {
 
   /** The database was at this position, at some moment after `startedMs`. */
   confirm(position: Position, startedMs: number): void {
-    if (this.#position !== undefined && samePosition(position, this.#position)) {
-      this.#confirmedMs = Math.max(this.#confirmedMs ?? 0, startedMs)
-    } else {
-      this.refresh()
+    const { revision } = position
+    if (this.#cached === undefined || !this.#passed.has(position)) {
+      // Behind by no more than announcements that are on their way?
+      if (this.#cached !== undefined && revision > this.#cached.position.revision) this.#awaitGap()
+      else this.refresh()
+      return
     }
+    this.#confirmedMs = Math.max(this.#confirmedMs ?? 0, startedMs)
+    if (revision >= (this.#confirmed?.revision ?? 0)) this.#confirmed = position
   }
 
   async close(): Promise<void> {
     this.#closed = true
+    clearTimeout(this.#gapTimer)
     const stopped = this.#loop.stop()
     this.#latest.end()
     this.#asked.reject(new ClosedError('The cluster is closed'))
@@ -156,13 +221,13 @@ export class CachedReader {
     if (nowMs < dueMs) return dueMs - nowMs
     const hinted = this.#hinted
     const hintedOnly = hinted && nowMs < this.#dueMs(false)
-    const surprised = !hinted && this.#asked.size === 0 && this.#position !== undefined
+    const surprised = !hinted && this.#asked.size === 0 && this.#cached !== undefined
     this.#dirty = this.#hinted = false
-    const cached = this.#snapshot && this.#position && { snapshot: this.#snapshot, position: this.#position }
     const refresh = (this.#refresh ??= {
-      steps: new Refresh(store, cached),
+      steps: new Refresh(store, this.#cached, { confirmed: this.#confirmed, all: this.#wrong }),
       rank: this.#refreshes++,
       startedMs: nowMs,
+      early: this.#early.count,
     })
     let outcome: Outcome | undefined
     while (outcome === undefined) {
@@ -172,13 +237,16 @@ export class CachedReader {
     }
     this.#refresh = undefined
     report.succeeded('refresh')
-    this.#take(outcome)
+    const changed = this.#takeOutcome(outcome, refresh.steps.cached)
+    this.#early.dropUpTo(refresh.early)
+    this.#followUp()
+    this.#rejoin()
     this.#confirmedMs = refresh.startedMs
     this.#asked.resolve(undefined, refresh.rank)
     if (outcome.kind !== 'same') this.#lullMs = 0
     else if (hintedOnly) this.#lullMs = this.#longerLullMs()
     if (outcome.kind !== 'same' || hintedOnly) this.#lullEndsMs = monotonicMs() + this.#lullMs
-    if (surprised && outcome.kind !== 'same') onSurprise()
+    if (surprised && changed) onSurprise()
     if (refresh.steps.sweepOverdue) onSweepOverdue()
     return this.#dueMs() - monotonicMs()
   }
@@ -198,7 +266,7 @@ export class CachedReader {
 
   /** Until somebody does, nothing is refreshed. */
   #isRead(): boolean {
-    return this.#snapshot !== undefined || this.#asked.size > 0
+    return this.#cached !== undefined || this.#asked.size > 0
   }
 
   // Behind `await`, another call may have closed it.
@@ -222,29 +290,115 @@ export class CachedReader {
     this.#refresh = undefined
     this.#asked.reject(permanent)
     this.#latest.fail(permanent)
+    this.#options.onRefused(permanent)
     // A wrong password is not tried again until somebody asks; what worked once may work again.
-    return this.#snapshot === undefined ? Infinity : undefined
+    return this.#cached === undefined ? Infinity : undefined
   }
 
-  #take(outcome: Outcome): void {
-    if (outcome.kind === 'same') return
-    const { report, onSnapshot } = this.#options
-    const { snapshot, position } = outcome
-    const details = { from: this.#position?.revision ?? 0, to: position.revision }
-    if (outcome.otherHistory) {
-      report.log('error', details, 'The database lost commits: its history is another')
-      report.publish('error', { doing: 'refresh', error: new Error('The database lost commits'), ...details })
+  /** Whether it was news. `before`: what it was compared with; deltas may have moved on since. */
+  #takeOutcome(outcome: Outcome, before: Cached | undefined): boolean {
+    const found = outcome.kind === 'same' ? before?.position : outcome.position
+    if (outcome.kind === 'same') {
+      if (found !== undefined) this.#confirmed = found
+      return false
+    }
+    this.#report(outcome)
+    if (before !== this.#cached && !outcome.otherHistory && this.#isBehind(outcome.position)) {
+      this.#wrong = outcome.misfit
+      this.#dirty ||= outcome.misfit
+      return false
+    }
+    this.#wrong = false
+    this.#confirmed = outcome.position
+    if (outcome.otherHistory) this.#passed.clear()
+    this.#move(outcome)
+    this.#tell({ ids: undefined, anew: outcome.otherHistory }, outcome.kind === 'all')
+    return true
+  }
+
+  /** Unless the connection was lost once more meanwhile: those who wait are to compare with this snapshot. */
+  #rejoin(): void {
+    if (!this.#cutOff || this.#dirty) return
+    this.#cutOff = false
+    this.#options.onSnapshot({ ids: undefined, anew: false })
+  }
+
+  #report(outcome: Outcome & { readonly kind: 'changes' | 'all' }): void {
+    const { report } = this.#options
+    const details = { from: this.#cached?.position.revision ?? 0, to: outcome.position.revision }
+    const tell = (error: Error, message: string): void => {
+      report.log('error', details, message)
+      report.publish('error', { doing: 'refresh', error, ...details })
+    }
+    if (outcome.lostCommits) {
+      tell(new Error('The database lost commits'), 'The database lost commits: its history is another')
     }
     if (outcome.misfit) {
       const error = new Error('The log does not fit the members: all were read')
-      report.log('error', details, error.message)
-      report.publish('error', { doing: 'refresh', error, ...details })
+      tell(error, error.message)
     }
-    this.#snapshot = snapshot
-    this.#position = position
+  }
+
+  /** The snapshot is at this revision or after it, in whichever history. */
+  #isBehind({ revision }: Position): boolean {
+    return this.#cached !== undefined && revision <= this.#cached.position.revision
+  }
+
+  /** Takes what was kept for the position at which the snapshot is now. */
+  #followUp(): void {
+    if (this.#cached === undefined) return
+    for (;;) {
+      const { snapshot, position }: Cached = this.#cached
+      const delta = this.#early.next(position)
+      if (delta === undefined) break
+      const after = snapshotAfter(snapshot, delta.to.revision, delta.changes)
+      if (after === undefined) {
+        this.#wrong = true
+        this.refresh()
+        break
+      }
+      this.#move({ snapshot: after, position: delta.to })
+      this.#tell({ ids: new Set(delta.changes.map(({ member }) => member.id)), anew: false }, false)
+    }
+    if (this.#early.size > 0) this.#awaitGap()
+  }
+
+  #awaitGap(): void {
+    const { position } = this.#cached ?? {}
+    this.#gapTimer ??= setTimeout(() => {
+      this.#gapTimer = undefined
+      if (this.#cached?.position === position) this.refresh()
+      else if (this.#early.size > 0) this.#awaitGap()
+    }, GAP_MS)
+  }
+
+  #move({ snapshot, position }: Cached): void {
+    this.#passed.add(position)
+    this.#cached = { snapshot, position }
+  }
+
+  /** Many announcements may arrive at once: whoever watches is told once. */
+  #tell({ ids, anew }: News, full: boolean): void {
+    const before = this.#news
+    this.#news = {
+      ids: before === undefined ? new Set(ids) : before.ids,
+      anew: anew || before?.anew === true,
+      full: full || before?.full === true,
+    }
+    if (ids === undefined) this.#news.ids = undefined
+    else for (const id of ids) this.#news.ids?.add(id)
+    if (before === undefined) queueMicrotask(() => this.#publish())
+  }
+
+  #publish(): void {
+    const { report, onSnapshot } = this.#options
+    const { snapshot } = this
+    const news = this.#news
+    this.#news = undefined
+    if (this.#closed || news === undefined || snapshot === undefined) return
     const { revision, members } = snapshot
-    report.publish('snapshot', { revision, members: members.length, full: outcome.kind === 'all' })
-    onSnapshot(snapshot)
+    report.publish('snapshot', { revision, members: members.length, full: news.full })
+    onSnapshot(news)
     this.#latest.publish(members)
   }
 }

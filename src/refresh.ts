@@ -10,6 +10,8 @@
  * Those come in pages, by token. Changes go on meanwhile, so each page is from a position of its own, which
  * the history of the next page must have passed. Then the changes from the first page's position to the
  * last page's are applied to all: that is what the table was at the last page's position.
+ *
+ * Meanwhile deltas may take the reader further: it then compares the outcome with where it is.
  */
 import type { Member } from './member.js'
 import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf, type Snapshot } from './snapshot.js'
@@ -20,14 +22,23 @@ export interface Cached {
   readonly position: Position
 }
 
+export interface RefreshOptions {
+  /** The last position at which a query found the database: those after it were only announced. */
+  readonly confirmed: Position | undefined
+  /** The cached members are wrong: read them all. */
+  readonly all: boolean
+}
+
 type Source = Pick<Store, 'readChanges' | 'readMembers'>
 
 export type Outcome =
   | { readonly kind: 'same' }
   | ({
       readonly kind: 'changes' | 'all'
-      /** The database lost commits: its history is not that of what was cached. */
+      /** The history of the database is not that of what was cached. */
       readonly otherHistory: boolean
+      /** Nor that of what a query had found there. */
+      readonly lostCommits: boolean
       /** The log told what cannot be. */
       readonly misfit: boolean
     } & Cached)
@@ -55,16 +66,24 @@ const DELTA_BYTES = 2_097_152
 export class Refresh {
   readonly #store: Source
   readonly #cached: Cached | undefined
+  readonly #confirmed: Position | undefined
   #stage: Stage
   #otherHistory = false
+  #lostCommits = false
   #misfit = false
   #sweepOverdue = false
 
-  constructor(store: Source, cached: Cached | undefined) {
+  constructor(store: Source, cached: Cached | undefined, options?: RefreshOptions) {
     this.#store = store
     this.#cached = cached
-    const known = cached !== undefined && cached.position.stamp !== ''
+    this.#confirmed = options?.confirmed ?? cached?.position
+    const known = cached !== undefined && cached.position.stamp !== '' && options?.all !== true
     this.#stage = known ? { reading: 'changes', ...cached, bytes: 0 } : { reading: 'members', members: [] }
+  }
+
+  /** What it compares with. */
+  get cached(): Cached | undefined {
+    return this.#cached
   }
 
   /** Turns to sweep were missed, as the last answer told. */
@@ -84,6 +103,7 @@ export class Refresh {
     const answer = await this.#store.readChanges(stage.position, stage.target?.revision)
     const { changes, reached } = answer
     const target = stage.target ?? this.#sighted(answer)
+    if (answer.history === 'other') this.#otherHistory = true
     if (samePosition(stage.position, target)) return { kind: 'same' }
     const bytes = stage.bytes + sizeOf(changes.map(({ member }) => member))
     const snapshot = changes.length > 0 ? snapshotAfter(stage.snapshot, reached.revision, changes) : undefined
@@ -105,12 +125,15 @@ export class Refresh {
   async #readMembers(stage: Stage & { reading: 'members' }): Promise<Outcome | undefined> {
     const { members } = stage
     const before = this.#cached
-    const answer = await this.#store.readMembers(members.at(-1)?.token ?? -1, stage.last ?? before?.position)
+    const confirmed = this.#confirmed
+    const answer = await this.#store.readMembers(members.at(-1)?.token ?? -1, stage.last ?? confirmed)
     const last = this.#sighted(answer)
     if (stage.last === undefined) {
       const regressed = before !== undefined && last.revision < before.position.revision
       if (regressed && answer.recovering) return { kind: 'same' }
-      this.#otherHistory = regressed || (before !== undefined && answer.history === 'other')
+      this.#lostCommits =
+        confirmed !== undefined && (last.revision < confirmed.revision || answer.history === 'other')
+      this.#otherHistory ||= regressed || this.#lostCommits
     } else if (answer.history !== 'same') {
       this.#startOver()
     }
@@ -150,7 +173,8 @@ export class Refresh {
     ) {
       return { kind: 'same' }
     }
-    return { kind, snapshot, position, otherHistory: this.#otherHistory, misfit: this.#misfit }
+    const [otherHistory, lostCommits, misfit] = [this.#otherHistory, this.#lostCommits, this.#misfit]
+    return { kind, snapshot, position, otherHistory, lostCommits, misfit }
   }
 
   /** Thrown, so that the next attempt waits a little. */

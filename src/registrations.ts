@@ -1,26 +1,27 @@
 /**
  * All memberships of this process in one cluster, and the loop that writes for them.
  *
- * It does the next steps of all that have one (see membership.ts), each kind in one statement, and then
- * a refresh; who waited for the steps is told after it. An answer that was lost leaves the step to be
- * done again, which finds its own doing.
+ * It does the next steps of all that have one (see membership.ts), each kind in one statement. The answer tells
+ * what has changed, and at which position of the cluster it can be seen: who waits for a step is told when this
+ * process's snapshot is there. An answer that was lost leaves the step to be done again, which finds its own
+ * doing.
  */
 import { Waiting, within } from './waiting.js'
 import { monotonicMs } from './clock.js'
 import type { MembershipOptions } from './cluster.js'
 import { permanentError, wasRefused } from './database-errors.js'
-import { MembershipLostError, SchemaError } from './errors.js'
+import { MembershipLostError, SchemaError, type MembershipError } from './errors.js'
 import { Heartbeats } from './heartbeats.js'
 import type { Lease } from './lease.js'
 import { Loop } from './loop.js'
-import type { Known, Step } from './membership-state.js'
+import type { Step } from './membership-state.js'
 import { OwnMembership, type Host } from './membership.js'
 import type { Timing } from './options.js'
 import type { QueryClient } from './query-client.js'
-import type { CachedReader } from './reader.js'
+import type { CachedReader, News } from './reader.js'
 import type { Report } from './report.js'
 import type { Snapshot } from './snapshot.js'
-import type { Registration, Store } from './store.js'
+import type { Delta, Registration, Store } from './store.js'
 
 export interface RegistrationsOptions {
   readonly store: Store
@@ -43,6 +44,8 @@ export class Registrations implements Host {
   readonly #options: RegistrationsOptions
   readonly #memberships = new Map<string, OwnMembership>()
   readonly #unfinished = new Set<OwnMembership>()
+  /** What was done for them, or may have been, is not in the snapshot yet. */
+  readonly #unseen = new Set<OwnMembership>()
   readonly #writer: Loop
   readonly #heartbeats: Heartbeats
   readonly #drained = new Waiting<undefined>()
@@ -86,6 +89,11 @@ export class Registrations implements Host {
     this.#writer.wakeNow()
   }
 
+  rest(membership: OwnMembership): void {
+    // Thousands may come and go in the life of a process.
+    if (membership.isAtRest) this.#memberships.delete(membership.id)
+  }
+
   /** What the snapshot shows is what its reader acts on: in the moment of a return, not the newer one. */
   fence(client: QueryClient, { id, token }: Registration): Promise<void> {
     const { store, reader } = this.#options
@@ -104,8 +112,23 @@ export class Registrations implements Host {
     )
   }
 
-  reconcile(snapshot: Snapshot): void {
-    for (const membership of this.#memberships.values()) this.#reconcile(membership, snapshot)
+  /** With the present snapshot: those to whom something happened, and those who wait for what they did. */
+  reconcile({ ids, anew }: News): void {
+    if (anew) for (const { state } of this.#memberships.values()) state.historyLost()
+    if (ids === undefined) {
+      this.#reconcileAll(this.#memberships.values())
+      return
+    }
+    const named = [...ids].flatMap((id) => this.#memberships.get(id) ?? [])
+    this.#reconcileAll(new Set([...named, ...this.#unseen]))
+  }
+
+  /** What was done cannot be seen, and waiting does not seem to cure it. */
+  refused(error: MembershipError): void {
+    tell(
+      [...this.#unseen].filter(({ state }) => state.nextStep() === undefined),
+      error,
+    )
   }
 
   /** How long to wait at most between two attempts to reach the database. */
@@ -150,7 +173,7 @@ export class Registrations implements Host {
   }
 
   async #write(): Promise<number> {
-    const { reader, report } = this.#options
+    const { report } = this.#options
     const batch = [...this.#unfinished]
     if (batch.length === 0) return Infinity
     const refusals = [
@@ -166,11 +189,8 @@ export class Registrations implements Host {
     if (this.#closed) {
       if (this.#unfinished.size === 0) this.#drained.resolve(undefined)
     } else {
-      const known = new Map(batch.map((membership) => [membership, membership.state.known]))
-      void reader.refreshed().then(
-        () => this.#shown(known),
-        (error: unknown) => tell(batch, permanentError(error)),
-      )
+      this.#reconcileAll(batch)
+      this.#lookFor(batch)
     }
     const [refusal] = refusals
     if (refusal !== undefined) throw refusal
@@ -199,32 +219,60 @@ export class Registrations implements Host {
     return refusals
   }
 
-  /** A refresh has ended that began when this much was known; what is newer is for the next one to show. */
-  #shown(all: ReadonlyMap<OwnMembership, Known>): void {
+  /** Where nobody knows what an attempt has left behind, and nobody wants it any more, a refresh tells. */
+  #lookFor(batch: readonly OwnMembership[]): void {
+    const { reader } = this.#options
+    const attempts = batch.flatMap((membership) => {
+      const { doubtfulAttempt } = membership.state
+      return doubtfulAttempt === undefined ? [] : [{ membership, doubtfulAttempt }]
+    })
+    if (attempts.length === 0) return
+    const look = (): void => {
+      const { snapshot } = reader
+      if (snapshot === undefined) return
+      for (const { membership, doubtfulAttempt } of attempts) membership.lookedFor(snapshot, doubtfulAttempt)
+    }
+    void reader.refreshed().then(look, (error: unknown) => tell(batch, permanentError(error)))
+  }
+
+  /** What an answer tells of the cluster; those of the batch may be shown by now. */
+  #wrote(batch: readonly OwnMembership[], delta: Delta): void {
+    const { reader, onAnswer } = this.#options
+    onAnswer(true)
+    if (this.#closed) return
+    reader.wrote(delta)
+    this.#reconcileAll(batch)
+  }
+
+  #reconcileAll(memberships: Iterable<OwnMembership>): void {
     const { snapshot } = this.#options.reader
-    if (snapshot === undefined) return
-    for (const [membership, known] of all) {
-      if (!membership.shown(snapshot, known)) continue
-      // What a lost answer has left behind may turn up only here.
-      if (membership.state.nextStep() !== undefined && !this.#unfinished.has(membership))
-        this.wake(membership)
-      this.#reconcile(membership, snapshot)
+    for (const membership of memberships) {
+      if (snapshot === undefined) this.#unseen.add(membership)
+      else this.#reconcile(membership, snapshot)
     }
   }
 
   #reconcile(membership: OwnMembership, snapshot: Snapshot): void {
+    const { at } = membership.state
+    if (at !== undefined && !this.#options.reader.shows(at)) {
+      this.#unseen.add(membership)
+      return
+    }
+    if (!membership.isLate) this.#unseen.delete(membership)
     if (membership.reconcile(snapshot)) this.#heartbeats.beatNow()
-    // Thousands may come and go in the life of a process.
-    if (membership.isAtRest) this.#memberships.delete(membership.id)
+    this.rest(membership)
   }
 
   async #leave(batch: readonly OwnMembership[]): Promise<void> {
     const { store, report } = this.#options
     const rows = batch.flatMap(({ id, state: { token } }) => (token === undefined ? [] : [{ id, token }]))
-    const { pending, obstacles } = await store.deregister(rows)
+    const { pending, obstacles, delta } = await store.deregister(rows)
     for (const obstacle of obstacles) report.failed('deregister', new Error(obstacle))
     const left = new Set(pending)
-    for (const { id, token } of rows) if (!left.has(id)) this.#memberships.get(id)?.state.deregistered(token)
+    for (const { id, token } of rows) {
+      if (!left.has(id)) this.#memberships.get(id)?.state.deregistered(token, delta.to)
+    }
+    this.#wrote(batch, delta)
   }
 
   async #register(batch: readonly OwnMembership[]): Promise<void> {
@@ -232,19 +280,23 @@ export class Registrations implements Host {
     const wanted = batch.map(({ id, data, state: { floor, version } }) => ({ id, data, floor, version }))
     for (const membership of batch) membership.state.registerSent()
     try {
-      const tokens = await this.#options.store.register(wanted)
+      const { tokens, delta } = await this.#options.store.register(wanted)
       for (const { id, version } of wanted) {
         const membership = this.#memberships.get(id)
         const token = tokens.get(id)
-        if (token !== undefined) membership?.registered(token, version, startedMs)
+        if (token !== undefined) membership?.registered(token, version, startedMs, delta.to)
         else if (tokens.has(id)) membership?.refused()
         else membership?.state.registerFailed('nothing happened')
       }
       this.#heartbeats.expect(startedMs)
+      this.#wrote(batch, delta)
     } catch (error) {
       for (const membership of batch) {
         if (wasRefused(error)) membership.state.registerFailed('nothing happened')
-        else membership.unanswered()
+        else {
+          membership.unanswered()
+          this.#unseen.add(membership)
+        }
       }
       throw error
     }
@@ -254,10 +306,12 @@ export class Registrations implements Host {
     const wanted = batch.flatMap(({ id, data, state: { token, version } }) =>
       token === undefined ? [] : [{ id, token, data, version }],
     )
-    const pending = new Set(await this.#options.store.setData(wanted))
+    const { pending, delta } = await this.#options.store.setData(wanted)
+    const left = new Set(pending)
     for (const { id, token, version } of wanted) {
-      if (!pending.has(id)) this.#memberships.get(id)?.state.dataSet(token, version)
+      if (!left.has(id)) this.#memberships.get(id)?.state.dataSet(token, version, delta.to)
     }
+    this.#wrote(batch, delta)
   }
 
   #failed(error: Error): undefined {

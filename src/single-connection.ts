@@ -59,6 +59,7 @@ export class SingleConnection implements PostgresPool {
   readonly #options: SingleConnectionOptions
   timeoutMs: number
   #open: Open | undefined
+  #server: string | undefined
   #opening: ClientConfig | undefined
   #turn: Promise<void> = Promise.resolve()
   #failure: Failure | undefined
@@ -90,6 +91,15 @@ export class SingleConnection implements PostgresPool {
   /** An answer told the server's time. */
   heardClock(serverMs: number): void {
     this.#open?.clock.hear(serverMs, monotonicMs())
+  }
+
+  /** Which server it leads to, or did last. */
+  get server(): string | undefined {
+    return this.#server
+  }
+
+  get isOpen(): boolean {
+    return this.#open !== undefined
   }
 
   /** It could not be opened the last time, and has not been since. */
@@ -176,6 +186,7 @@ export class SingleConnection implements PostgresPool {
       this.#failure = undefined
       this.#failures = 0
       this.#late = 0
+      this.#server = open.server
       this.#options.onServer?.(open.server)
       return open
     } catch (error) {
@@ -244,7 +255,8 @@ export class SingleConnection implements PostgresPool {
 
   async #query(open: Open, text: string, values: readonly unknown[] = []): Promise<unknown> {
     try {
-      return await within(this.timeoutMs, open.client.query(text, [...values]), 'the answer')
+      const query = { text, values: [...values], ...(open.direct ? { name: nameOf(text) } : {}) }
+      return await within(this.timeoutMs, open.client.query(query), 'the answer')
     } catch (error) {
       if (breaksConnection(error)) this.#discard(open)
       throw error
@@ -277,6 +289,21 @@ async function farewell({ client, socket }: Open, deadlineMs: number): Promise<v
   socket.destroy()
 }
 
+const names = new Map<string, string>()
+
+/**
+ * Of a prepared statement: what its first line says, for whoever looks at the traffic or at pg_prepared_statements,
+ * and a number. There are as many as there are kinds of statements, for each schema.
+ */
+function nameOf(text: string): string {
+  const known = names.get(text)
+  if (known !== undefined) return known
+  const [, about = ''] = /^\s*-- (.*)$/m.exec(text) ?? []
+  const name = `pg-membership ${about} ${String(names.size)}`
+  names.set(text, name)
+  return name
+}
+
 /** Applications may change pg's parsers for the whole process, ours included. */
 const AS_WRITTEN = { getTypeParser: () => String }
 
@@ -296,6 +323,7 @@ const GREETING = `
       set_config('statement_timeout', '0', false),
       set_config('idle_session_timeout', '0', false),
       set_config('row_security', 'on', false),
+      set_config('plan_cache_mode', 'force_generic_plan', false),
       set_config('tcp_keepalives_idle', '10', false),
       set_config('tcp_keepalives_interval', '5', false),
       set_config('tcp_keepalives_count', '3', false),

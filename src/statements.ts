@@ -1,20 +1,26 @@
 /** Every query of a cluster, in Kysely; rows to members. The rules are in migrations/*.sql. */
 import { Kysely, PostgresDialect, sql, type RawBuilder } from 'kysely'
+import type { MembersChannel } from './announcement.js'
+import { monotonicMs, sharedMoment } from './clock.js'
 import type { QueryClient } from './query-client.js'
 import type { SharedConnections } from './connections.js'
-import type { LossReason } from './errors.js'
+import type { SharedStatements } from './shared-statements.js'
 import type { Member } from './member.js'
 import type { Timing } from './options.js'
 import { checkSchemaVersion, quoteIdentifier } from './schema.js'
 import type { Change } from './snapshot.js'
 import {
+  positionOf,
   samePosition,
   type ChangesReading,
+  type DataSet,
+  type Delta,
   type Departure,
   type Heartbeat,
   type MembersReading,
   type Position,
   type Reading,
+  type Registered,
   type Registration,
   type Sighting,
   type Store,
@@ -26,8 +32,11 @@ const PAGE_ROWS = 2_000
 const PAGE_BYTES = 1_048_576
 /** Of what a row is beside its data, about. */
 const ROW_BYTES = 100
+/** Turns to sweep are taken up to this much sooner, together with those of other clusters. */
+const SWEEP_GRID_MS = 100
 const MAX_BIGINT = '9223372036854775807'
 
+// Each statement begins with its name, which is also that of the prepared one (single-connection.ts).
 // All values come as PostgreSQL writes them: applications change pg's parsers for the whole process.
 
 /** After what the statement has done: a registration that begins later is told apart from one before it. */
@@ -37,6 +46,13 @@ interface HeadRow {
   revision: string | null
   stamp: string | null
   sweep_overdue: 't' | 'f'
+}
+
+/** Of an answer: where the cluster is, and was before. */
+interface DeltaRow {
+  revision: string | null
+  stamp: string | null
+  previous_stamp: string | null
 }
 
 interface MemberRow {
@@ -65,6 +81,7 @@ interface MembersRow {
 export class Statements implements Store {
   readonly #heartbeats: Kysely<unknown>
   readonly #writes: Kysely<unknown>
+  readonly #shared: SharedStatements
   readonly #connections: SharedConnections
   readonly #cluster: string
   readonly #schema: string
@@ -72,6 +89,7 @@ export class Statements implements Store {
 
   constructor(connections: SharedConnections, schema: string, cluster: string, timing: Timing) {
     this.#connections = connections
+    this.#shared = connections.shared(schema)
     this.#schema = schema
     this.#cluster = cluster
     this.#timing = timing
@@ -82,12 +100,29 @@ export class Statements implements Store {
   /** Where hints are sent; its computation is the database's affair. */
   async channel(): Promise<string> {
     const { rows } = await sql<{ channel: string }>`
+      -- channel
       select ${this.#name('channel')}(${this.#cluster}) as channel`.execute(this.#heartbeats)
     return one(rows).channel
   }
 
+  /** Where changes are announced, if this role may hear that: members only. */
+  async membersChannel(hints: string): Promise<MembersChannel | undefined> {
+    const signature = `${quoteIdentifier(this.#schema)}.members_channel(text)`
+    const { rows } = await sql<{ allowed: 't' | 'f' }>`
+      -- may hear
+      select has_function_privilege(${signature}, 'execute') as allowed`.execute(this.#heartbeats)
+    if (one(rows).allowed !== 't') return undefined
+    const { rows: channels } = await sql<{ name: string; key: string }>`
+      -- members channel
+      select name, encode(key, 'hex') as key
+      from ${this.#name('members_channel')}(${this.#cluster})`.execute(this.#heartbeats)
+    const { name, key } = one(channels)
+    return { name, key: Buffer.from(key, 'hex'), hints }
+  }
+
   async readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
     const { rows } = await sql<HeadRow & MemberRow & ChangeRow>`
+      -- changes
       select c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
         ${this.#stampAt(since)} as stamp_then,
         e.revision as reached, e.stamp as reached_stamp, e.kind, e.member as id, e.token, ${memberColumns('e')}
@@ -117,6 +152,7 @@ export class Statements implements Store {
 
   async readMembers(after: number, since?: Position): Promise<MembersReading> {
     const { rows } = await sql<HeadRow & MemberRow & MembersRow>`
+      -- members
       select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
         c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
         ${this.#stampAt(since)} as stamp_then,
@@ -145,35 +181,20 @@ export class Statements implements Store {
     }
   }
 
-  async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
-    const { heartbeats, session } = this.#connections
-    // In the turn in which it connects: the first statement on a new connection is a heartbeat.
-    const { rows } = await this.#heartbeats.connection().execute((db) =>
-      sql<HeadRow & { locked: string | null; missing: string | null }>`
-      select h.revision, h.stamp, h.sweep_overdue, to_json(h.locked) as locked, json_object(h.missing::text[], h.reasons) as missing
-      from ${this.#name('heartbeat')}(
-        ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)},
-        ${session}, ${heartbeats.backendPid}
-      ) h`.execute(db),
-    )
-    const row = one(rows)
-    return {
-      ...sightingOf(row),
-      locked: strings(row.locked),
-      missing: new Map(
-        Object.entries(row.missing === null ? {} : (JSON.parse(row.missing) as Record<string, LossReason>)),
-      ),
-    }
+  heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
+    return this.#shared.heartbeat(this.#cluster, registrations)
   }
 
   async register(
     wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
-  ): Promise<ReadonlyMap<string, number | undefined>> {
+  ): Promise<Registered> {
     const { ttlMs, crashGraceMs } = this.#timing
     const { writes, session } = this.#connections
     const { rows } = await this.#writes.connection().execute((db) =>
-      sql<{ id: string; token: string | null }>`
-      select id, token from ${this.#name('register')}(
+      sql<DeltaRow & { id: string; token: string | null; registered_at: string }>`
+      -- register
+      select id, token, ${timeColumn(sql.ref('registered_at'))}, revision, stamp, previous_stamp
+      from ${this.#name('register')}(
         ${this.#cluster}, ${ids(wanted)}, ${contents(wanted)}, ${array(
           wanted.map(({ floor }) => floor),
           'bigint',
@@ -182,35 +203,86 @@ export class Statements implements Store {
         ${session}, ${writes.backendPid}, to_timestamp(${writes.serverMs}::float8 / 1000)
       )`.execute(db),
     )
-    return new Map(rows.map(({ id, token }) => [id, token === null ? undefined : Number(token)]))
+    const data = new Map(wanted.map((one) => [one.id, one.data]))
+    return {
+      tokens: new Map(rows.map(({ id, token }) => [id, token === null ? undefined : Number(token)])),
+      delta: deltaOf(
+        rows[0],
+        rows.map(({ id, token, registered_at }) => ({
+          kind: 'joined',
+          member: { id, data: data.get(id) ?? '', token: Number(token), registeredAt: registered_at },
+        })),
+      ),
+    }
   }
 
-  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<readonly string[]> {
-    const { rows } = await sql<{ pending: string | null }>`
-      select to_json(${this.#name('set_data')}(
+  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<DataSet> {
+    const { rows } = await sql<
+      DeltaRow & { pending: string | null; id: string | null; registered_at: string }
+    >`
+      -- set_data
+      select to_json(pending) as pending, id, ${timeColumn(sql.ref('registered'))},
+        revision, stamp, previous_stamp
+      from ${this.#name('set_data')}(
         ${this.#cluster}, ${ids(wanted)}, ${tokens(wanted)}, ${contents(wanted)}
-      )) as pending`.execute(this.#writes)
-    return strings(one(rows).pending)
+      ) s (pending, changed, times, revision, stamp, previous_stamp)
+      left join unnest(changed, times) change (id, registered) on true`.execute(this.#writes)
+    const byId = new Map(wanted.map((one) => [one.id, one]))
+    return {
+      pending: strings(one(rows).pending),
+      delta: deltaOf(
+        rows[0],
+        rows.flatMap(({ id, registered_at }) => {
+          const set = byId.get(id ?? '')
+          if (set === undefined) return []
+          const { token, data } = set
+          return [{ kind: 'updated', member: { id: set.id, data, token, registeredAt: registered_at } }]
+        }),
+      ),
+    }
   }
 
   async deregister(registrations: readonly Registration[]): Promise<Departure> {
-    const { rows } = await sql<{ pending: string | null; obstacles: string | null; server_ms: string }>`
-      select to_json(pending) as pending, to_json(obstacles) as obstacles, ${SERVER_MS} as server_ms
+    const { rows } = await sql<
+      DeltaRow & { pending: string | null; obstacles: string | null; gone: string | null; server_ms: string }
+    >`
+      -- deregister
+      select to_json(pending) as pending, to_json(obstacles) as obstacles, to_json(gone) as gone,
+        revision, stamp, previous_stamp, ${SERVER_MS} as server_ms
       from ${this.#name('deregister')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)}
       )`.execute(this.#writes)
-    const { pending, obstacles, server_ms } = one(rows)
-    this.#connections.writes.heardClock(Number(server_ms))
-    return { pending: strings(pending), obstacles: strings(obstacles) }
+    const row = one(rows)
+    this.#connections.writes.heardClock(Number(row.server_ms))
+    const byId = new Map(registrations.map(({ id, token }) => [id, token]))
+    return {
+      pending: strings(row.pending),
+      obstacles: strings(row.obstacles),
+      delta: deltaOf(
+        row,
+        strings(row.gone).map((id) => ({
+          kind: 'left',
+          member: { id, data: '', token: byId.get(id) ?? 0, registeredAt: '' },
+        })),
+      ),
+    }
   }
 
+  /** The connection for writes is opened only where there is something to do. */
   async sweep(): Promise<Sweep> {
+    const waitMs = await this.#shared.sweepIdle(this.#cluster)
+    if (waitMs !== undefined) {
+      const nowMs = monotonicMs()
+      const dueMs = sharedMoment(nowMs + waitMs, SWEEP_GRID_MS)
+      return { waitMs: dueMs > nowMs + SWEEP_GRID_MS ? dueMs - nowMs : waitMs, removed: 0, obstacles: [] }
+    }
     const { rows } = await sql<{
       wait_ms: string
       removed: string
       obstacles: string | null
       server_ms: string
     }>`
+      -- sweep
       select wait_ms, removed, to_json(obstacles) as obstacles, ${SERVER_MS} as server_ms
       from ${this.#name('sweep')}(${this.#cluster})`.execute(this.#writes)
     const { wait_ms, removed, obstacles, server_ms } = one(rows)
@@ -255,6 +327,18 @@ function sightingOf(head: HeadRow | undefined): Sighting {
   return { revision: Number(revision ?? 0), stamp: stamp ?? '', sweepOverdue: sweep_overdue === 't' }
 }
 
+/** `changes`: all that happened, in order, if the answer has a previous stamp. */
+function deltaOf(row: DeltaRow | undefined, changes: readonly Change[]): Delta {
+  const revision = Number(row?.revision ?? 0)
+  const before = row?.previous_stamp ?? undefined
+  const isWhole = before !== undefined && changes.length > 0
+  return {
+    to: positionOf(revision, row?.stamp ?? ''),
+    from: isWhole ? positionOf(revision - changes.length, before) : undefined,
+    changes: isWhole ? changes : [],
+  }
+}
+
 function historyOf(
   since: Position,
   head: Position,
@@ -287,9 +371,11 @@ function memberOf({ id, token, data, registered_at }: MemberRow): Member {
 }
 
 function memberColumns(table: string): RawBuilder<unknown> {
-  const [data, registeredAt] = [sql.ref(`${table}.data`), sql.ref(`${table}.registered_at`)]
-  return sql`encode(${data}, 'base64') as data,
-    to_char(${registeredAt} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as registered_at`
+  return sql`encode(${sql.ref(`${table}.data`)}, 'base64') as data, ${timeColumn(sql.ref(`${table}.registered_at`))}`
+}
+
+function timeColumn(registeredAt: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`to_char(${registeredAt} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as registered_at`
 }
 
 function array(values: readonly unknown[], type: string): RawBuilder<unknown> {

@@ -14,6 +14,19 @@ export function samePosition(a: Position, b: Position): boolean {
   return a.revision === b.revision && a.stamp === b.stamp
 }
 
+/** Before its first change, a cluster has no stamp that anybody could have seen. */
+export function positionOf(revision: number, stamp: string): Position {
+  return { revision, stamp: revision === 0 ? '' : stamp }
+}
+
+/** What one transaction has changed. */
+export interface Delta {
+  readonly to: Position
+  /** undefined: what happened before `to` is not told, or was nothing. */
+  readonly from: Position | undefined
+  readonly changes: readonly Change[]
+}
+
 /** One stay of a member; what names a row beyond doubt. */
 export interface Registration {
   readonly id: string
@@ -63,11 +76,25 @@ export interface Sweep {
   readonly obstacles: readonly string[]
 }
 
+/** What a write has done. The position that its delta leads to shows it. */
+export interface Registered {
+  /** The tokens by id; undefined where another cluster holds the id. Left out: try again. */
+  readonly tokens: ReadonlyMap<string, number | undefined>
+  readonly delta: Delta
+}
+
+export interface DataSet {
+  /** The ids that were left alone because somebody holds their rows. */
+  readonly pending: readonly string[]
+  readonly delta: Delta
+}
+
 export interface Departure {
   /** The ids that are still there because somebody holds their rows, or refuses. */
   readonly pending: readonly string[]
   /** Who refuses, and why. */
   readonly obstacles: readonly string[]
+  readonly delta: Delta
 }
 
 export interface Store {
@@ -76,15 +103,11 @@ export interface Store {
   /** The members whose tokens are above `after`. */
   readMembers(after: number, since?: Position): Promise<MembersReading>
   heartbeat(registrations: readonly Registration[]): Promise<Heartbeat>
-  /**
-   * The tokens by id; undefined where another cluster holds the id. Left out: try again. A retry finds its
-   * own row.
-   */
+  /** A retry finds its own row. */
   register(
     wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
-  ): Promise<ReadonlyMap<string, number | undefined>>
-  /** The ids that were left alone because somebody holds their rows. */
-  setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<readonly string[]>
+  ): Promise<Registered>
+  setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<DataSet>
   deregister(registrations: readonly Registration[]): Promise<Departure>
   sweep(): Promise<Sweep>
   fence(client: QueryClient, registration: Registration): Promise<void>

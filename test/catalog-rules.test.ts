@@ -19,13 +19,14 @@ const FOR_READERS = {
     'volatile, as the caller',
   'sweep_as_owner(cluster_name text, OUT wait_ms integer, OUT removed integer, OUT obstacles text[])':
     'volatile, as the owner',
+  'sweep_idle(cluster_names text[])': 'volatile, as the owner',
   'sweep_overdue(cluster_name text)': 'volatile, as the caller',
 }
 const FOR_MEMBERS = {
   ...FOR_READERS,
-  'deregister(cluster_name text, ids uuid[], tokens bigint[], OUT pending uuid[], OUT obstacles text[])':
+  'deregister(cluster_name text, ids uuid[], tokens bigint[], OUT pending uuid[], OUT obstacles text[], OUT gone uuid[], OUT revision bigint, OUT stamp uuid, OUT previous_stamp uuid)':
     'volatile, as the caller',
-  'deregister_as_owner(cluster_name text, ids uuid[], tokens bigint[], OUT pending uuid[], OUT obstacles text[])':
+  'deregister_as_owner(cluster_name text, ids uuid[], tokens bigint[], OUT pending uuid[], OUT obstacles text[], OUT gone uuid[], OUT revision bigint, OUT stamp uuid, OUT previous_stamp uuid)':
     'volatile, as the owner',
   'fence(member text, registration bigint)': 'volatile, as the caller',
   'fence(member text, registration text)': 'volatile, as the caller',
@@ -33,9 +34,10 @@ const FOR_MEMBERS = {
   'fence(member uuid, registration text)': 'volatile, as the caller',
   'heartbeat(cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer, OUT revision bigint, OUT stamp uuid, OUT sweep_overdue boolean, OUT locked uuid[], OUT missing uuid[], OUT reasons text[])':
     'volatile, as the owner',
+  'members_channel(cluster_name text, OUT name text, OUT key bytea)': 'volatile, as the owner',
   'register(cluster_name text, ids uuid[], contents bytea[], floors bigint[], member_ttl interval, member_crash_grace interval, session_name text, client_pid integer, attempted_at timestamp with time zone)':
     'volatile, as the owner',
-  'set_data(cluster_name text, ids uuid[], tokens bigint[], contents bytea[], OUT pending uuid[])':
+  'set_data(cluster_name text, ids uuid[], tokens bigint[], contents bytea[], OUT pending uuid[], OUT changed uuid[], OUT registered timestamp with time zone[], OUT revision bigint, OUT stamp uuid, OUT previous_stamp uuid)':
     'volatile, as the owner',
 }
 

@@ -6,6 +6,7 @@ import { databaseUrl, freshSchema, uniqueName, type AdminClient } from './suppor
 import { eventsOf, silence } from './support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from './support/opened.js'
 import { until } from './support/until.js'
+import { sends } from './support/wire.js'
 import { startWorker, type Worker } from './support/worker.js'
 
 const schema = await freshSchema()
@@ -257,7 +258,7 @@ test('promise 16: in the moment of an automatic return, the fence is not that of
     direction: 'toServer',
     afterBytes: 0,
     when: ({ sent }) => {
-      if (sent.includes('as reached')) proxy.freeze({ direction: 'toClient' })
+      if (sends('changes')({ sent })) proxy.freeze({ direction: 'toClient' })
       return false
     },
   })

@@ -2,14 +2,16 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { Member } from '../src/member.js'
 import { MembershipState } from '../src/membership-state.js'
+import type { Position } from '../src/store.js'
 
+const at = (revision: number): Position => ({ revision, stamp: `stamp ${revision}` })
 const seen = (token: number, data = ''): Member => ({ id: 'a', token, data, registeredAt: '2026-01-01' })
 
 function registered(token = 5): MembershipState {
   const state = new MembershipState()
   state.want()
   state.registerSent()
-  state.registered(token, state.version)
+  state.registered(token, state.version, at(token))
   return state
 }
 
@@ -19,34 +21,42 @@ test('contract: what is wanted and what is there say what to do next', () => {
   state.want()
   expect(state.nextStep()).toBe('register')
   state.registerSent()
-  state.registered(5, state.version)
+  state.registered(5, state.version, at(5))
   expect(state.nextStep()).toBeUndefined()
   state.dataChanged()
   expect(state.nextStep()).toBe('set data')
-  state.dataSet(5, state.version)
+  state.dataSet(5, state.version, at(5))
   expect(state.nextStep()).toBeUndefined()
   state.giveUp()
   expect(state.nextStep()).toBe('deregister')
-  state.deregistered(5)
+  state.deregistered(5, at(5))
   expect(state.nextStep()).toBeUndefined()
   expect(state.isOut).toBe(true)
 })
 
-test('promise 1: a refresh shows what was known when it began, however much was heard since', () => {
+test('promise 1: a snapshot shows what it has of a registration, and no newer data', () => {
   const state = registered()
-  const begun = state.known
-  state.dataChanged()
-  state.dataSet(5, state.version)
+  const first = state.version
   expect(state.isShown).toBe(false)
-  expect(state.shown(seen(5), begun)).toBe('some')
+  expect(state.shown(seen(5, 'first'), 'first')).toBe('as known')
   expect(state.isShown).toBe(true)
-  expect(state.shownVersion).toBe(begun.version)
-  state.shown(seen(5))
+  expect(state.shownVersion).toBe(first)
+  state.dataChanged()
+  // Sent, and not answered yet.
+  expect(state.shown(seen(5, 'first'), 'second')).toBe('as known')
+  expect(state.shownVersion).toBe(first)
+  state.dataSet(5, state.version, at(7))
+  expect(state.at).toEqual(at(7))
+  expect(state.shown(seen(5, 'second'), 'second')).toBe('as known')
   expect(state.shownVersion).toBe(state.version)
-  // An older refresh that ends later takes nothing back; one about another registration says nothing.
-  expect(state.shown(seen(5), begun)).toBe('some')
-  expect(state.shownVersion).toBe(state.version)
-  expect(state.shown(seen(4), { ...begun, token: 4 })).toBe('nothing')
+})
+
+test('promise 3: in another history, the positions that answers told mean nothing', () => {
+  const state = registered()
+  expect(state.at).toEqual(at(5))
+  state.historyLost()
+  expect(state.at).toBeUndefined()
+  expect(state.shown(undefined, '')).toBe('missing')
 })
 
 test('contract: what was given up goes, also when it is wanted again', () => {
@@ -54,7 +64,7 @@ test('contract: what was given up goes, also when it is wanted again', () => {
   state.giveUp()
   state.want()
   expect(state.nextStep()).toBe('deregister')
-  state.deregistered(5)
+  state.deregistered(5, at(5))
   expect(state.nextStep()).toBe('register')
   expect(state.floor).toBe(5)
 })
@@ -65,12 +75,12 @@ test('contract: what was given up while it was being registered goes, also when 
   state.registerSent()
   state.giveUp()
   state.want()
-  state.registered(5, 0)
+  state.registered(5, 0, at(5))
   expect(state.nextStep()).toBe('deregister')
   expect(state.keptToken).toBeUndefined()
-  state.deregistered(5)
+  state.deregistered(5, at(5))
   state.registerSent()
-  state.registered(6, 0)
+  state.registered(6, 0, at(6))
   expect(state.nextStep()).toBeUndefined()
 })
 
@@ -81,32 +91,36 @@ test('promise 1: a row that a retry has found may carry what the first attempt h
   state.registerFailed('unanswered')
   state.dataChanged()
   state.registerSent()
-  state.registered(5, state.version)
+  state.registered(5, state.version, at(5))
   expect(state.nextStep()).toBe('set data')
-  state.dataSet(5, state.version)
+  state.dataSet(5, state.version, at(5))
   expect(state.nextStep()).toBeUndefined()
 })
 
 test('promise 7: data set for one registration says nothing about another', () => {
   const state = registered(5)
   state.dataChanged()
-  state.dataSet(4, state.version)
+  state.dataSet(4, state.version, at(4))
   expect(state.nextStep()).toBe('set data')
-  state.deregistered(4)
+  state.deregistered(4, at(4))
   expect(state.token).toBe(5)
-  expect(state.lost(4)).toBe(false)
+  expect(state.lost(4, at(4))).toBe(false)
   expect(state.token).toBe(5)
 })
 
-test('contract: an attempt without an answer, no longer wanted, is looked for in the next snapshot', () => {
+test('contract: an attempt without an answer, no longer wanted, is looked for', () => {
   const state = new MembershipState()
   state.want()
   state.registerSent()
   state.registerFailed('unanswered')
-  expect(state.compare(seen(5), '')).toBe('as known') // the retry will find it
+  expect(state.shown(seen(5), '')).toBe('as known') // the retry will find it
+  expect(state.doubtfulAttempt).toBeUndefined()
   state.giveUp()
   expect(state.isOut).toBe(false)
-  state.shown(seen(5))
+  // A refresh that began before a later attempt tells nothing about it.
+  state.lookedFor(undefined, (state.doubtfulAttempt ?? 0) - 1)
+  expect(state.isOut).toBe(false)
+  state.lookedFor(seen(5), state.doubtfulAttempt ?? -1)
   expect(state.nextStep()).toBe('deregister')
   expect(state.token).toBe(5)
 })
@@ -120,19 +134,18 @@ test('contract: an attempt without an answer stays in doubt when the next one is
   state.registerFailed('nothing happened')
   state.giveUp()
   expect(state.isOut).toBe(false)
-  state.shown(undefined)
+  state.lookedFor(undefined, state.doubtfulAttempt ?? -1)
   expect(state.isOutAndShown).toBe(true)
 })
 
 test('contract: a row of ours that we do not know is deregistered, and a lost one is asked about', () => {
   const state = registered(5)
-  expect(state.compare(undefined, '')).toBe('as known') // not shown yet: an older snapshot
-  state.shown(seen(5))
-  expect(state.compare(undefined, '')).toBe('missing')
-  expect(state.compare(seen(4), '')).toBe('as known') // an older snapshot
-  expect(state.compare(seen(5, 'other'), '')).toBe('changed')
+  state.shown(seen(5), '')
+  expect(state.shown(undefined, '')).toBe('missing')
+  expect(state.shown(seen(4), '')).toBe('as known') // an older snapshot
+  expect(state.shown(seen(5, 'other'), '')).toBe('changed')
   expect(state.nextStep()).toBe('set data')
-  expect(state.compare(seen(7), '')).toBe('superseded')
+  expect(state.shown(seen(7), '')).toBe('superseded')
   expect(state.nextStep()).toBe('deregister')
   expect(state.floor).toBe(7)
 })
@@ -151,21 +164,21 @@ test('contract: whatever happens, doing the next steps ends in what is wanted', 
           if (outcome !== 'refuse' && (row === undefined || row.token <= state.floor)) {
             row = { token: ++token, version: state.version }
           }
-          if (outcome === 'answer') state.registered(row?.token ?? 0, row?.version ?? -1)
+          if (outcome === 'answer') state.registered(row?.token ?? 0, row?.version ?? -1, at(token))
           else state.registerFailed(outcome === 'refuse' ? 'nothing happened' : 'unanswered')
         } else if (next === 'deregister') {
           if (outcome !== 'refuse' && row?.token === state.token) row = undefined
-          if (outcome === 'answer') state.deregistered(state.token ?? 0)
+          if (outcome === 'answer') state.deregistered(state.token ?? 0, at(token))
         } else if (next === 'set data') {
           if (outcome !== 'refuse' && row?.token === state.token)
             row = { ...row, version: state.version } as typeof row
-          if (outcome === 'answer') state.dataSet(state.token ?? 0, state.version)
+          if (outcome === 'answer') state.dataSet(state.token ?? 0, state.version, at(token))
         }
       }
       const show = (): void => {
         const member = row === undefined ? undefined : seen(row.token, String(row.version))
-        if (state.compare(member, String(state.version)) === 'missing') state.lost(state.token ?? 0)
-        state.shown(member)
+        if (state.shown(member, String(state.version)) === 'missing') state.lost(state.token ?? 0, at(token))
+        if (state.doubtfulAttempt !== undefined) state.lookedFor(member, state.doubtfulAttempt)
       }
       for (const call of calls) {
         if (call === 'want') state.want()

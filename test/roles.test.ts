@@ -144,6 +144,7 @@ const GRANTED_TO_READERS = [
   'stays_at',
   'sweep',
   'sweep_as_owner',
+  'sweep_idle',
   'sweep_overdue',
 ]
 const GRANTED_TO_MEMBERS = [
@@ -152,6 +153,7 @@ const GRANTED_TO_MEMBERS = [
   'deregister_as_owner',
   'fence',
   'heartbeat',
+  'members_channel',
   'register',
   'set_data',
 ]
@@ -323,15 +325,17 @@ describe('promise 15: everybody else', () => {
     )
     expect(rows.filter(({ pinned }) => !pinned)).toEqual([])
     const definers = new Set(rows.filter(({ definer }) => definer).map(({ name }) => name))
-    const triggers = ['members_inserted', 'members_deleted', 'members_data_changed']
+    const triggers = ['announce', 'members_inserted', 'members_deleted', 'members_changed']
     expect([...definers].sort()).toEqual(
       [
         ...triggers,
         'register',
         'heartbeat',
+        'members_channel',
         'set_data',
         'deregister_as_owner',
         'sweep_as_owner',
+        'sweep_idle',
         'fence',
       ].sort(),
     )

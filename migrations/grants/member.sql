@@ -3,6 +3,7 @@
 -- psql -v schema=pgmembership -v role=app -f member.sql   (after reader.sql for the same role)
 
 grant execute on function
+  :"schema".members_channel(text),
   :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz),
   :"schema".heartbeat(text, uuid[], bigint[], text, integer),
   :"schema".set_data(text, uuid[], bigint[], bytea[]),

@@ -11,6 +11,7 @@ grant execute on function
   :"schema".channel(text),
   :"schema".readable(bytea),
   :"schema".sweep(text),
+  :"schema".sweep_idle(text[]),
   :"schema".sweep_as_owner(text),
   :"schema".sweep_overdue(text),
   :"schema".data_at(text, uuid, bigint, timestamptz),

@@ -1,6 +1,8 @@
 /** How each fault is carried out, and noted among the troubles. */
 import pg from 'pg'
+import { PUT_BACK } from './log.js'
 import { BY_HAND } from './model.js'
+import { sends } from '../support/wire.js'
 import { PASSWORD, passwordsOf, permissionOf } from './roles.js'
 import type { Doing, Fault } from './steps.js'
 import { AWAY } from './troubles.js'
@@ -21,9 +23,34 @@ const REPAIRS = {
     `create temporary table saved on commit drop as select * from pgmembership.members where id = ${id}`,
     `delete from pgmembership.members where id = ${id}`,
     `insert into pgmembership.members (id, cluster, data, ttl, crash_grace)
-     select id, cluster, data, ttl, crash_grace from saved`,
+     select id, cluster, '${PUT_BACK}', ttl, crash_grace from saved`,
   ],
 }
+
+/** An announcement that fits every snapshot of the present: the oldest member has left. */
+const FORGED = `
+  with head as (
+    select c.*, m.id, m.token from pgmembership.clusters c join pgmembership.members m on m.cluster = c.name
+    where c.name = $1 order by m.token limit 1
+  ), forged as (
+    select s.name as channel, s.inner_pad, s.outer_pad, convert_to(
+      concat_ws(' ', h.channel, extract(epoch from pg_postmaster_start_time()) + seconds, h.revision, h.stamp,
+        h.revision + 1, gen_random_uuid(), h.revision + 1, h.revision + 1)
+      || chr(10) || 'l ' || h.id || ' ' || h.token || ' 0 ', 'UTF8') as body, seconds
+    from head h join pgmembership.members_channels s on s.cluster = h.name, (values (0), (1)) server (seconds)
+  )`
+const GARBAGE = [
+  `select pg_notify(channel, repeat('garbage ', n)) from pgmembership.clusters, generate_series(1, 20) n
+   where name = $1`,
+  // Without the key; and from a server that is another one, but knows the key.
+  `${FORGED}
+   select pg_notify(channel, encode(sha256(body), 'hex') || chr(10) || convert_from(body, 'UTF8'))
+   from forged where seconds = 0`,
+  `${FORGED}
+   select pg_notify(channel,
+     encode(sha256(outer_pad || sha256(inner_pad || body)), 'hex') || chr(10) || convert_from(body, 'UTF8'))
+   from forged where seconds = 1`,
+]
 
 /** Events younger than this may be on their way into the log. */
 const TRIMMED_AGE = '10 seconds'
@@ -85,8 +112,7 @@ const FAULTS: Faults = {
     }
   },
   'lose answer': (world, { place, of }) => {
-    const when = ({ sent }: { readonly sent: string }): boolean => sent.includes(`"${of}"(`)
-    const lost = world.proxies[place]?.cutOnce({ direction: 'toClient', afterBytes: 0, when })
+    const lost = world.proxies[place]?.cutOnce({ direction: 'toClient', afterBytes: 0, when: sends(of) })
     void lost?.then(() => {
       sever(world, place, `an answer to ${of} was lost`)
       world.history.note(`an answer to ${of} is lost in place ${place}`)
@@ -152,7 +178,7 @@ const FAULTS: Faults = {
   },
   delay: (world, { place, of, forMs }) => {
     void world.proxies[place]
-      ?.holdOnce(`"${of}"(`, forMs)
+      ?.holdOnce(sends(of), forMs)
       .then(() => world.history.note(`a call of ${of} is let go in place ${place}`))
   },
   revoke: (world, { what }) => {
@@ -171,13 +197,9 @@ const FAULTS: Faults = {
     if (await attempt(world, passwordsOf(PASSWORD), []))
       world.troubles.end({ what: 'another password', ...REFUSED })
   },
-  garbage: (world, { cluster }) =>
-    attempt(
-      world,
-      `select pg_notify(channel, repeat('garbage ', n)) from pgmembership.clusters, generate_series(1, 20) n
-       where name = $1`,
-      [cluster],
-    ),
+  garbage: async (world, { cluster }) => {
+    for (const text of GARBAGE) await attempt(world, text, [cluster])
+  },
   trim: async (world) => {
     await world.follow()
     await attempt(world, 'select pgmembership.trim_events($1)', [TRIMMED_AGE])

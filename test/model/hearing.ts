@@ -88,6 +88,9 @@ export class Hearing {
     if (digest !== log.digestAt(revision)) {
       throw new Broken(3, `what process ${model.number} saw as revision ${revision} never was`)
     }
+    if (log.isInside(revision)) {
+      throw new Broken(4, `process ${model.number} saw half a transaction, at revision ${revision}`)
+    }
     this.#seen.set(model, { opened, revision })
     this.#world.history.count('checks', 'snapshots')
     return true

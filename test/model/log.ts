@@ -6,6 +6,8 @@ import { apply, eventsOf, type LoggedEvent } from '../support/event-log.js'
 import { Broken } from './broken.js'
 
 export const SCHEMA = 'pgmembership'
+/** Carried by a row that was deleted and inserted again in one transaction: nobody may see it gone. */
+export const PUT_BACK = 'put back by hand'
 
 export interface Departure {
   readonly atMs: number
@@ -24,6 +26,8 @@ export class Log {
   readonly #members = new Map<string, Member>()
   readonly #digests = new Map<number, string>([[0, digestOf([])]])
   readonly #stays = new Map<number, Stay>()
+  /** Revisions in the middle of a transaction. */
+  readonly #inside = new Set<number>()
   #last: LoggedEvent | undefined
   #highestToken = 0
   #following: Promise<unknown> = Promise.resolve()
@@ -48,6 +52,11 @@ export class Log {
   /** What a snapshot at this revision must show. */
   digestAt(revision: number): string | undefined {
     return this.#digests.get(revision)
+  }
+
+  /** No snapshot may show the cluster at this revision. */
+  isInside(revision: number): boolean {
+    return this.#inside.has(revision)
   }
 
   stay(token: number): Stay | undefined {
@@ -83,6 +92,9 @@ export class Log {
       apply(event, this.#members)
     } catch (error) {
       throw new Broken(4, `the log of ${this.cluster} makes no sense: ${String(error)}`, atMs)
+    }
+    if (event.data === PUT_BACK && kind === 'joined' && this.#last?.member === member) {
+      this.#inside.add(revision - 1)
     }
     if (kind === 'joined') {
       this.#highestToken = token

@@ -18,7 +18,7 @@ export const MUTATIONS: readonly Mutation[] = [
     file: 'src/registrations.ts',
     find: `await this.#each(batch, 'set data', (part) => this.#setData(part))`,
     replace: `if (Math.random() < 0.9) await this.#each(batch, 'set data', (part) => this.#setData(part))
-    else for (const { state } of batch) if (state.token !== undefined) state.dataSet(state.token, state.version)`,
+    else for (const { state } of batch) if (state.token !== undefined) state.dataSet(state.token, state.version, { revision: 0, stamp: "" })`,
     promises: [1],
   },
   {
@@ -27,6 +27,34 @@ export const MUTATIONS: readonly Mutation[] = [
     find: 'members[at] = freezeMember(member)',
     replace: 'members[at] = freezeMember(member.token % 7 === 0 ? present : member)',
     promises: [1, 2, 3],
+  },
+  {
+    breaks: 'an announcement needs no code',
+    file: 'src/announcement.ts',
+    find: 'if (code.length !== own.length || !timingSafeEqual(code, own)) return undefined',
+    replace: 'if (code.length !== own.length) return undefined',
+    promises: [2, 3],
+  },
+  {
+    breaks: 'an announcement of another server counts',
+    file: 'src/announcement.ts',
+    find: 'page.server !== server',
+    replace: 'server === undefined',
+    promises: [2, 3],
+  },
+  {
+    breaks: 'deltas are taken in any order',
+    file: 'src/deltas.ts',
+    find: 'const entry = this.#deltas.get(position.revision)',
+    replace: 'const entry = [...this.#deltas.values()].map((other) => ({ ...other, from: position }))[0]',
+    promises: [1, 2, 3],
+  },
+  {
+    breaks: 'half a transaction is shown',
+    file: 'src/announcement.ts',
+    find: 'if (nextOf(page) > page.lastRevision) return { to: page.to, from, changes }',
+    replace: 'if (nextOf(page) > page.to.revision) return { to: page.to, from, changes }',
+    promises: [4],
   },
   {
     breaks: 'a reader forgets who left',
@@ -145,8 +173,9 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     breaks: 'a late deregister takes away what came since',
     file: SQL,
-    find: 'm.id = leaver.id and m.token = leaver.token\n    where m.cluster = cluster_name\n    order by m.id for update',
-    replace: 'm.id = leaver.id\n    where m.cluster = cluster_name\n    order by m.id for update',
+    find: 'm.id = leaver.id and m.token = leaver.token\n    where m.cluster is not distinct from cluster_name\n    order by m.id for update',
+    replace:
+      'm.id = leaver.id\n    where m.cluster is not distinct from cluster_name\n    order by m.id for update',
     promises: [7, 8],
   },
   {

@@ -47,7 +47,7 @@ export function permissionOf(verb: 'revoke' | 'grant', what: string): string {
 }
 
 export const REVOCABLE: readonly string[] = [
-  ...['register', 'heartbeat', 'set_data', 'deregister', 'sweep', 'sweep_overdue'].map(
+  ...['register', 'heartbeat', 'set_data', 'deregister', 'sweep', 'sweep_idle', 'sweep_overdue'].map(
     (name) => `execute on function ${name}`,
   ),
   ...['members', 'events', 'clusters'].map((name) => `select on ${name}`),

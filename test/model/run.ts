@@ -155,6 +155,8 @@ class Run {
     // What was heard before sweeping resumed is no evidence.
     const watched = (): boolean | Promise<boolean> => !isWatched || this.#convergence.isUnderWatch(cluster)
     await until(watched, { withinMs: CALM_MS, message: 'all were heard since sweeping resumed' })
+    // A connection that is held back would outlive its process.
+    for (const proxy of this.#world.proxies) proxy.holdNoMore()
     const died = Date.now()
     this.#world.history.note(`in the calm: ${how} process ${number}`)
     await inflict(this.#world, { do: how, process: number })

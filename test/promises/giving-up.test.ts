@@ -6,6 +6,7 @@ import { expectWholeLog, tableOf } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
+import { sends } from '../support/wire.js'
 
 const schema = await freshSchema()
 
@@ -35,7 +36,7 @@ async function remove({ admin }: Scene, { id }: Membership): Promise<void> {
 }
 
 function loseAnswer({ proxy }: Scene): Promise<void> {
-  const when = ({ sent }: { readonly sent: string }): boolean => sent.includes('"register"(')
+  const when = sends('register')
   return proxy.cutOnce({ direction: 'toClient', afterBytes: 0, when })
 }
 
@@ -229,7 +230,7 @@ test('promise 8: who deregisters after the snapshot has shown what a lost answer
   await cluster.getMembers()
   await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
   const membership = cluster.createMembership({ data: 'left behind' })
-  const when = ({ sent }: { readonly sent: string }): boolean => sent.includes('"register"(')
+  const when = sends('register')
   const lost = writing.cutOnce({ direction: 'toClient', afterBytes: 0, when })
   membership.register().catch(() => undefined)
   await lost

@@ -1,30 +1,18 @@
 import { setInterval } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
-import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { uniqueName, type AdminClient } from '../support/database.js'
 import { tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
-import type { TcpProxy } from '../support/tcp-proxy.js'
+import { startRoles } from '../support/roles.js'
 import { until } from '../support/until.js'
+import { countOf } from '../support/wire.js'
 
-const schema = await freshSchema()
+// Members hear announcements. Who may not is told by hints: a reader, or a member without that grant.
+const { schema, nameOf, urlOf, as } = await startRoles()
+const hinted = urlOf('member')
+await using owner = await as('owner')
+await owner.query(`revoke execute on function members_channel(text) from "${nameOf.member}"`)
 const NEVER_MS = 600_000
-
-/** How many statements that read the cluster have gone through the proxy since. */
-function countReads(proxy: TcpProxy): () => number {
-  const perConnection = new Map<string, number>()
-  void proxy.cutOnce({
-    direction: 'toServer',
-    afterBytes: 0,
-    // It never says yes: it looks only.
-    when: ({ sent, startup }) => {
-      const reads = sent.split(`from "${schema}"."clusters" "c"`).length - 1
-      const others = sent.split(`from "${schema}"."clusters" c`).length - 1
-      perConnection.set(startup, reads + others)
-      return false
-    },
-  })
-  return () => [...perConnection.values()].reduce((sum, count) => sum + count, 0)
-}
 
 /** A role that may do nothing here but connect. */
 async function unrelated(): Promise<AdminClient> {
@@ -63,7 +51,7 @@ test('promise 10: whatever an unrelated role sends on the channel, no snapshot c
   const name = uniqueName()
   await typeMembers(admin, schema, name, ['one', 'two'])
   const options = { ttlMs: NEVER_MS, pollMs: NEVER_MS }
-  const cluster = openCluster({ schema, name, connection: proxy.throughIt, ...options })
+  const cluster = openCluster({ schema, name, connection: proxy.url(hinted), ...options })
   const watcher = cluster.watchMembers()
   await watcher.next()
   await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
@@ -72,7 +60,7 @@ test('promise 10: whatever an unrelated role sends on the channel, no snapshot c
   const stranger = await unrelated()
   await expect(stranger.query(`select from ${schema}.members`)).rejects.toMatchObject({ code: '42501' })
 
-  const reads = countReads(proxy)
+  const reads = countOf(proxy, 'changes', 'members')
   const channel = await channelOf(admin, name)
   for (const payload of GARBAGE) await stranger.query(`select pg_notify($1, $2)`, [channel, payload])
   // A thousand that arrive at once: in one transaction, each different, or they would collapse.
@@ -96,8 +84,8 @@ test('promise 10: a thousand hints, sent one by one while a refresh is under way
   const cluster = openCluster({
     schema,
     name,
-    connection: proxy.throughIt,
-    listenConnection: databaseUrl(),
+    connection: proxy.url(hinted),
+    listenConnection: hinted,
     ttlMs: NEVER_MS,
     pollMs: NEVER_MS,
   })
@@ -107,7 +95,7 @@ test('promise 10: a thousand hints, sent one by one while a refresh is under way
   const { snapshot } = cluster
   const stranger = await unrelated()
   const channel = await channelOf(admin, name)
-  const reads = countReads(proxy)
+  const reads = countOf(proxy, 'changes', 'members')
   proxy.freeze({ direction: 'toClient' })
   for (let n = 0; n < 1_000; n++) await stranger.query(`notify ${channel}`)
   proxy.thaw()
@@ -123,13 +111,13 @@ test('promise 10: through a flood of hints a true change shows, and most of them
   const name = uniqueName()
   await typeMembers(admin, schema, name, ['one'])
   const options = { ttlMs: NEVER_MS, pollMs: NEVER_MS }
-  const cluster = openCluster({ schema, name, connection: proxy.throughIt, ...options })
+  const cluster = openCluster({ schema, name, connection: proxy.url(hinted), ...options })
   await cluster.getMembers()
   await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
   const { snapshot } = cluster
   const strangers = await Promise.all([unrelated(), unrelated(), unrelated()])
   const channel = await channelOf(admin, name)
-  const reads = countReads(proxy)
+  const reads = countOf(proxy, 'changes', 'members')
   let sent = 0
   const flood = Promise.all(
     strangers.map(async (stranger) => {
@@ -181,15 +169,15 @@ test('promise 10: a stranger who sends 150 hints a second for nothing costs litt
     openCluster({
       schema,
       name,
-      connection: proxy.throughIt,
-      listenConnection: databaseUrl(),
+      connection: proxy.url(hinted),
+      listenConnection: hinted,
       ttlMs: NEVER_MS,
       pollMs: 1_000,
     }),
   )
   for (const reader of readers) await reader.getMembers()
   await until(() => readers.every(({ status }) => status.mode === 'listening'), { message: 'all listen' })
-  const reads = countReads(proxy)
+  const reads = countOf(proxy, 'changes', 'members')
   const startedMs = performance.now()
   const pestering = pester(await unrelated(), await channelOf(admin, name), 150)
   await until(() => pestering.sent >= 400, { message: '400 hints' })
@@ -208,7 +196,7 @@ test('promise 10: a stranger who sends 150 hints a second for nothing costs litt
 test('promise 10: hints for nothing slow down nobody who asks, and no hint after a change was found', async () => {
   const admin = await openAdmin()
   const name = uniqueName()
-  const cluster = openCluster({ schema, name, ttlMs: NEVER_MS, pollMs: NEVER_MS })
+  const cluster = openCluster({ schema, name, connection: hinted, ttlMs: NEVER_MS, pollMs: NEVER_MS })
   const membership = await joined(cluster, { data: 'own' })
   await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
   const pestering = pester(await unrelated(), await channelOf(admin, name), 150)

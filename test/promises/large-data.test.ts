@@ -8,6 +8,7 @@ import { adminClient, databaseUrl, freshSchema, uniqueName, type AdminClient } f
 import { eventsOf, replay, tableOf } from '../support/event-log.js'
 import { openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { until } from '../support/until.js'
+import { sends } from '../support/wire.js'
 
 const schema = await freshSchema()
 const MIB = 1_048_576
@@ -177,7 +178,7 @@ test(
     const second = openCluster({ schema, name: LARGE, connection: first.connections })
     const loading = second.getMembers()
     const closed = expect(loading).rejects.toMatchObject({ code: 'CLOSED' })
-    const pages = proxy.record({ direction: 'toClient', when: ({ sent }) => sent.includes('"members"') })
+    const pages = proxy.record({ direction: 'toClient', when: sends('members') })
     await until(() => pages.length > 0, { message: 'pages arrive' })
     const startedMs = performance.now()
     await second.close()

@@ -5,6 +5,7 @@ import { elapsed, startFleet, sweptAfter, TTL_MS, watchOver } from '../support/f
 import { openAdmin } from '../support/opened.js'
 import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
+import { sends } from '../support/wire.js'
 
 const schema = await freshSchema()
 const [one, left, right] = [
@@ -129,12 +130,12 @@ test('promise 7: after all connections were lost, the first statement on the nex
     afterBytes: 0,
     when: ({ sent }) => {
       const isNew = sent.includes('pg_is_in_recovery()')
-      if (isNew && sent.includes('"heartbeat"')) sentUntilHeartbeat ??= sent
+      if (isNew && sends('heartbeat')({ sent })) sentUntilHeartbeat ??= sent
       return false
     },
   })
   one.reset()
   const sent = await until(() => sentUntilHeartbeat, { message: 'a heartbeat' })
-  expect(sent.includes('"clusters"'), 'a refresh came first').toBe(false)
+  expect(sends('changes')({ sent }), 'a refresh came first').toBe(false)
   await watch.expectUnharmed(admin)
 })

@@ -2,7 +2,7 @@
 import type { Membership, PostgresCluster } from 'pg-membership'
 import { afterAll, expect, test } from 'vitest'
 import { adminClient, freshSchema, uniqueName } from '../support/database.js'
-import { eventsOf } from '../support/event-log.js'
+import { eventsOf, typeMembers } from '../support/event-log.js'
 import { joined, openCluster, openProxy } from '../support/opened.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -31,7 +31,7 @@ async function openSlow(): Promise<Slow> {
     ttlMs: 60_000,
   })
   await cluster.getMembers()
-  return { cluster, membership: await joined(cluster), reads, writes }
+  return { cluster, membership: await joined(cluster, { data: 'one' }), reads, writes }
 }
 
 /** Waits until the database has done so many changes. */
@@ -54,43 +54,63 @@ async function readInVain({ reads }: Slow, begin: () => unknown): Promise<void> 
   )
 }
 
-/** Its data is set and shown, and the read that follows a write is under way. */
+/** Its data is set and shown, and a refresh is under way: its answer is late. */
 async function whileReading(slow: Slow): Promise<void> {
-  const { cluster, membership, writes } = slow
-  writes.freeze({ direction: 'toClient' })
-  void membership.setData('older')
-  await committed(slow, 2)
-  await cluster.getMembers({ fresh: true })
-  await readInVain(slow, () => writes.thaw())
+  await slow.membership.setData('older')
+  await readInVain(slow, () => void slow.cluster.getMembers({ fresh: true }))
 }
 
-/** Whatever it is, it is answered before the read that began before it. */
-async function overtake(slow: Slow, change: () => Promise<unknown>): Promise<void> {
-  const changed = change()
-  await committed(slow, 3)
+/** A change is answered before the refresh that began before it, which takes nothing back. */
+async function overtake(slow: Slow, change: () => Promise<unknown>, shown: () => object[]): Promise<void> {
+  await change()
+  expect(slow.cluster.snapshot?.members).toMatchObject(shown())
   slow.reads.thaw()
-  await changed
+  await slow.cluster.getMembers({ fresh: true })
+  expect(slow.cluster.snapshot?.members).toMatchObject(shown())
 }
 
-test('promise 1: data that is set while older data is being read shows when setData resolves', async () => {
+test('promises 1 and 3: data that is set while older data is being read shows when setData resolves', async () => {
   const slow = await openSlow()
   await whileReading(slow)
-  await overtake(slow, () => slow.membership.setData('newer'))
-  expect(slow.cluster.snapshot?.members).toMatchObject([{ data: 'newer' }])
+  await overtake(
+    slow,
+    () => slow.membership.setData('newer'),
+    () => [{ data: 'newer' }],
+  )
 })
 
-test('promise 1: what is deregistered while it is being read is gone when deregister resolves', async () => {
+test('promises 1 and 3: what is deregistered while it is being read is gone when deregister resolves', async () => {
   const slow = await openSlow()
   await whileReading(slow)
-  await overtake(slow, () => slow.membership.deregister())
-  expect(slow.cluster.snapshot?.members).toEqual([])
+  await overtake(
+    slow,
+    () => slow.membership.deregister(),
+    () => [],
+  )
 })
 
-test('promise 1: what registers while its leaving is being read shows when register resolves', async () => {
+test('promises 1 and 3: what registers while its leaving is being read shows when register resolves', async () => {
   const slow = await openSlow()
-  await readInVain(slow, () => void slow.membership.deregister())
-  await overtake(slow, () => slow.membership.register())
-  expect(slow.cluster.snapshot?.members).toMatchObject([{ token: slow.membership.lease?.token }])
+  await slow.membership.deregister()
+  await readInVain(slow, () => void slow.cluster.getMembers({ fresh: true }))
+  await overtake(
+    slow,
+    () => slow.membership.register(),
+    () => [{ token: slow.membership.lease?.token }],
+  )
+})
+
+test('promise 1: a write that others were ahead of shows with what they did, when a refresh has found it', async () => {
+  const slow = await openSlow()
+  const { cluster, membership } = slow
+  await typeMembers(admin, schema, cluster.name, ['other'])
+  let resolved = false
+  await readInVain(slow, () => void membership.setData('newer').then(() => (resolved = true)))
+  expect(resolved).toBe(false)
+  expect(cluster.snapshot?.members).toMatchObject([{ data: 'one' }])
+  slow.reads.thaw()
+  await until(() => resolved, { message: 'it resolves' })
+  expect(cluster.snapshot?.members).toMatchObject([{ data: 'newer' }, { data: 'other' }])
 })
 
 test('promise 1: data that is set while the answer to register is lost shows when setData resolves', async () => {
@@ -111,9 +131,11 @@ test('promise 1: data that is set while the answer to register is lost shows whe
 
 test('promise 1: who sets the same data again is not told before it shows', async () => {
   const slow = await openSlow()
-  const { cluster, membership, reads } = slow
-  await readInVain(slow, () => void membership.setData('newer'))
+  const { cluster, membership, writes } = slow
+  writes.freeze({ direction: 'toClient' })
+  void membership.setData('newer')
+  await committed(slow, 2)
   const seen = membership.setData('newer').then(() => cluster.snapshot?.get(membership.id)?.data)
-  reads.thaw()
+  writes.thaw()
   expect(await seen).toBe('newer')
 })

@@ -121,10 +121,13 @@ function argumentsOf({ parameters }: Routine): fc.Arbitrary<Argument[]> {
       ...parameters.map(({ name, type }): fc.Arbitrary<Argument> => {
         if (!type.endsWith('[]')) return scalar(name, type)
         const element = type.slice(0, -2)
-        if (element !== 'uuid' && element !== 'bigint' && element !== 'bytea') {
+        if (element !== 'uuid' && element !== 'bigint' && element !== 'bytea' && element !== 'text') {
           throw new Error(`no arrays of type ${type}: add some`)
         }
-        const fitting = fc.constant(together.map((row) => row[element]))
+        const fitting =
+          element === 'text'
+            ? fc.array(scalar(name.replace(/s$/, ''), element), { maxLength: 4 })
+            : fc.constant(together.map((row) => row[element]))
         const odd = fc.array(scalar(name, element), { maxLength: 5 })
         const list = fc.oneof({ arbitrary: fitting, weight: 7 }, { arbitrary: odd, weight: 1 })
         return fc.oneof(

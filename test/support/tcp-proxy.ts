@@ -118,13 +118,13 @@ export class TcpProxy implements AsyncDisposable {
   }
 
   /**
-   * Holds back the next statement that contains this, and all after it on its connection, for a while. A
+   * Holds back the next statement that is meant, and all after it on its connection, for a while. A
    * client that gives up meanwhile does not take it back: the server gets it late. Resolves when it is let go.
    */
-  holdOnce(text: string, forMs: number): Promise<void> {
+  holdOnce(when: (traffic: { readonly sent: string }) => boolean, forMs: number): Promise<void> {
     return new Promise((resolve) => {
       const hold = (connection: ProxiedConnection, chunk: Buffer): boolean => {
-        if (!chunk.includes(text)) return false
+        if (!when({ sent: chunk.toString('latin1') })) return false
         connection.held = true
         const timer = setTimeout(() => {
           this.#letGo(connection)
@@ -135,6 +135,12 @@ export class TcpProxy implements AsyncDisposable {
       }
       this.#holds.add(hold)
     })
+  }
+
+  /** Lets go what `holdOnce` holds back, and holds back nothing more. */
+  holdNoMore(): void {
+    this.#holds.clear()
+    for (const connection of this.#held.keys()) this.#letGo(connection)
   }
 
   /** Collects what passes in a direction, from where a cut would begin to count. */

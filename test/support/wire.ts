@@ -11,6 +11,18 @@ export interface Place {
   readonly where: string
 }
 
+/** That a client has sent the statement of this name (`src/statements.ts`), prepared or as text; '': anything. */
+export function sends(name: string): (traffic: { readonly sent: string }) => boolean {
+  return ({ sent }) => name === '' || sent.includes(`pg-membership ${name} `) || sent.includes(`-- ${name}\n`)
+}
+
+/** How often clients have sent statements of these names through the proxy, since this call. */
+export function countOf(proxy: TcpProxy, ...names: readonly string[]): () => number {
+  const sent = proxy.record({ direction: 'toServer', when: () => true })
+  const pattern = new RegExp(`pg-membership (?:${names.join('|')}) `, 'g')
+  return () => Buffer.concat(sent).toString('latin1').match(pattern)?.length ?? 0
+}
+
 /** What ends a statement on its way to the server (Sync), and its answer (ReadyForQuery). */
 const LAST = { toServer: 'S', toClient: 'Z' } as const
 
@@ -40,9 +52,9 @@ export function placesIn(direction: Direction, bytes: Buffer, answers = 1): Plac
   return places
 }
 
-/** Every place of a statement that contains `text`, and of its answer, as `act` makes the client send it. */
-export async function placesOf(proxy: TcpProxy, text: string, act: () => Promise<unknown>): Promise<Place[]> {
-  const when = ({ sent }: { readonly sent: string }): boolean => sent.includes(text)
+/** Every place of the statement of this name, and of its answer, as `act` makes the client send it. */
+export async function placesOf(proxy: TcpProxy, name: string, act: () => Promise<unknown>): Promise<Place[]> {
+  const when = sends(name)
   const statement = proxy.record({ direction: 'toServer', when })
   const answer = proxy.record({ direction: 'toClient', when })
   await act()
@@ -50,10 +62,10 @@ export async function placesOf(proxy: TcpProxy, text: string, act: () => Promise
   return [...whole, ...placesIn('toClient', Buffer.concat(answer))]
 }
 
-/** Acts while the connection that sends `text` breaks at this place, as often as `times`. */
+/** Acts while the connection that sends the statement of this name breaks at this place, as often as `times`. */
 export async function broken<T>(
   proxy: TcpProxy,
-  text: string,
+  name: string,
   { direction, afterBytes, where }: Place,
   act: () => Promise<T>,
   times = 1,
@@ -61,7 +73,7 @@ export async function broken<T>(
   let cuts = 0
   const cutting = async (): Promise<void> => {
     for (; cuts < times; cuts++) {
-      await proxy.cutOnce({ direction, afterBytes, when: ({ sent }) => sent.includes(text) })
+      await proxy.cutOnce({ direction, afterBytes, when: sends(name) })
     }
   }
   const cut = cutting()

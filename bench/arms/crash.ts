@@ -1,18 +1,14 @@
 /**
- * npx tsx bench/crash.ts [kills = 40]: how soon a process that is killed is gone from the snapshots of all
- * others, at the default ttl of 15 s, in clusters of 2, 10 and 50 processes; and how often they sweep.
- *
- * All processes share the machine with the database: with 50 of them, some of what it measures is that.
+ * How soon a process that is killed is gone from the snapshots of all others, at the default ttl of 15 s; and how
+ * often they sweep. All processes share the machine with the database.
  */
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { availableParallelism, cpus, loadavg } from 'node:os'
 import { hrtime } from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
-import { migrate } from 'pg-membership'
-import { startPostgres } from '../test/support/postgres-server.js'
+import { summary, type Summary } from '../lib/stats.js'
 
 interface Sighting {
   readonly id: string
@@ -21,10 +17,9 @@ interface Sighting {
   readonly at: string
 }
 
-const SIZES = [2, 10, 50]
 const SWEEPING_MS = 10_000
 const PATIENCE_MS = 180_000
-const MEMBER = fileURLToPath(new URL('crash-member.js', import.meta.url))
+const MEMBER = fileURLToPath(new URL('../crash-member.js', import.meta.url))
 
 class Member {
   readonly #process: ChildProcess
@@ -73,22 +68,17 @@ class Member {
   }
 }
 
-async function main(): Promise<void> {
-  const kills = Number(process.argv[2] ?? 40)
-  await using server = await startPostgres({ fsync: true, settings: { max_connections: '300' } })
-  await migrate({ connection: server.url })
-  await using admin = Object.assign(new pg.Client({ connectionString: server.url }), {
-    [Symbol.asyncDispose]: () => admin.end(),
-  })
-  await admin.connect()
-  const { rows } = await admin.query<{ server_version: string }>('show server_version')
-  print(`${availableParallelism()} cores (${cpus()[0]?.model.trim() ?? 'unknown'}), load ${load()}`)
-  print(`PostgreSQL ${rows[0]?.server_version ?? '?'} with fsync on, Node ${process.version}; ttl 15 s`)
-  print('From SIGKILL until gone from the snapshot of every other process:')
-  for (const size of SIZES) await measure(server.url, admin, size, kills)
+export interface Crashes {
+  readonly processes: number
+  /** Milliseconds from SIGKILL until the last of the others has seen it. */
+  readonly gone: Summary
+  readonly reasons: string
+  readonly sweepsPerSecond: number
 }
 
-async function measure(connection: string, admin: pg.Client, size: number, kills: number): Promise<void> {
+export async function crashes(connection: string, size: number, kills: number): Promise<Crashes> {
+  const admin = new pg.Client({ connectionString: connection })
+  await admin.connect()
   const cluster = `of ${String(size)}`
   const members = Array.from({ length: size }, () => new Member(connection, cluster))
   const times: number[] = []
@@ -97,7 +87,7 @@ async function measure(connection: string, admin: pg.Client, size: number, kills
     // At any moment between two sweeps.
     await sleep(Math.random() * 500)
     const [victim, ...others] = members.splice(0)
-    if (victim === undefined) return
+    if (victim === undefined) throw new Error('Nobody is left')
     const killed = hrtime.bigint()
     void victim.kill()
     await saw(others, (member) => !member.seen.includes(victim.id))
@@ -119,11 +109,9 @@ async function measure(connection: string, admin: pg.Client, size: number, kills
     [cluster],
   )
   const reasons = rows.map(({ reason, n }) => `${n} ${reason}`).join(', ')
-  print(
-    `${String(size).padStart(4)} processes: median ${at(times, 0.5)} ms, 99th percentile ${at(times, 0.99)} ms, ` +
-      `maximum ${at(times, 1)} ms (${reasons}); ${rate.toFixed(1)} sweeps per second; load ${load()}`,
-  )
   await Promise.all(members.map((member) => member.kill()))
+  await admin.end()
+  return { processes: size, gone: summary(times), reasons, sweepsPerSecond: rate }
 }
 
 /** All see all, and all have been heard since sweeping began: from then on a crash is found by its evidence. */
@@ -158,18 +146,3 @@ async function sweepsOf(members: readonly Member[]): Promise<number> {
   const counts = await Promise.all(members.map((member) => member.sweeps()))
   return counts.reduce((sum, count) => sum + count, 0)
 }
-
-function at(values: readonly number[], quantile: number): string {
-  const sorted = values.toSorted((a, b) => a - b)
-  return (sorted[Math.ceil(quantile * sorted.length) - 1] ?? NaN).toFixed(0)
-}
-
-function load(): string {
-  return loadavg()[0]?.toFixed(1) ?? '?'
-}
-
-function print(line: string): void {
-  console.log(line)
-}
-
-await main()

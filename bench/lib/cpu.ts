@@ -1,0 +1,33 @@
+/** CPU time of a server, all its processes together. Linux only. */
+import { readdirSync, readFileSync } from 'node:fs'
+
+/** The process and its children. */
+function processesOf(pid: number): number[] {
+  const all = readdirSync('/proc').filter((name) => /^\d+$/.test(name))
+  const children = all.filter((name) => {
+    try {
+      // The name of the program is in parentheses, and may have spaces.
+      return (
+        readFileSync(`/proc/${name}/stat`, 'utf8')
+          .replace(/^.*\) /s, '')
+          .split(' ')[1] === String(pid)
+      )
+    } catch {
+      return false
+    }
+  })
+  return [pid, ...children.map(Number)]
+}
+
+/** Since they started; a process that ends takes its share with it, so none should while it is measured. */
+export function cpuMs(pid: number): number {
+  let nanoseconds = 0
+  for (const one of processesOf(pid)) {
+    try {
+      nanoseconds += Number(readFileSync(`/proc/${one}/schedstat`, 'utf8').split(' ')[0])
+    } catch {
+      // It has just ended.
+    }
+  }
+  return nanoseconds / 1e6
+}

@@ -1,0 +1,43 @@
+/** The observer's process, and what it saw. */
+import { fork, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import type { Sighting, Watched } from '../observer.js'
+
+const OBSERVER = fileURLToPath(new URL('../observer.ts', import.meta.url))
+
+interface Awaited {
+  readonly of: Sighting['of']
+  readonly is: (keys: readonly string[]) => boolean
+  readonly resolve: (at: bigint) => void
+}
+
+export class Observed implements AsyncDisposable {
+  readonly #process: ChildProcess
+  readonly #awaited = new Set<Awaited>()
+
+  constructor(watched: Watched) {
+    this.#process = fork(OBSERVER, [JSON.stringify(watched)], { execArgv: ['--import', 'tsx'] })
+    this.#process.on('message', ({ of, keys, at }: Sighting) => {
+      for (const one of this.#awaited) {
+        if (one.of !== of || !one.is(keys)) continue
+        this.#awaited.delete(one)
+        one.resolve(BigInt(at))
+      }
+    })
+    this.#process.on('exit', (code) => {
+      if (code !== null && code !== 0) throw new Error(`The observer ended with ${code}`)
+    })
+  }
+
+  /** When it first sees this, from now on. */
+  sees(of: Sighting['of'], is: (keys: readonly string[]) => boolean): Promise<bigint> {
+    return new Promise((resolve) => this.#awaited.add({ of, is, resolve }))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const ended = once(this.#process, 'exit')
+    this.#process.kill('SIGKILL')
+    await ended
+  }
+}

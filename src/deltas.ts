@@ -1,0 +1,90 @@
+/** What a reader keeps of the history: where it has been, and what came before its turn. */
+import { samePosition, type Delta, type Position } from './store.js'
+
+const MAX_POSITIONS = 1_000
+const MAX_EARLY = 100
+const MAX_EARLY_CHARACTERS = 4_000_000
+
+/** The positions that a snapshot was at: the newest thousand. */
+export class Passed {
+  readonly #stamps = new Map<number, string>()
+  #newest = 0
+
+  add({ revision, stamp }: Position): void {
+    this.#stamps.set(revision, stamp)
+    this.#newest = revision
+    if (this.#stamps.size <= MAX_POSITIONS) return
+    for (const oldest of this.#stamps.keys()) {
+      this.#stamps.delete(oldest)
+      break
+    }
+  }
+
+  has({ revision, stamp }: Position): boolean {
+    return this.#stamps.get(revision) === stamp
+  }
+
+  /** Not above the newest; and not in another history, as far as that is remembered. */
+  includes({ revision, stamp }: Position): boolean {
+    return revision <= this.#newest && (this.#stamps.get(revision) ?? stamp) === stamp
+  }
+
+  clear(): void {
+    this.#stamps.clear()
+    this.#newest = 0
+  }
+}
+
+/** Deltas that begin where the snapshot is not yet. */
+export class Early {
+  readonly #deltas = new Map<number, { readonly delta: Delta; readonly from: Position; readonly n: number }>()
+  #count = 0
+  #characters = 0
+
+  get size(): number {
+    return this.#deltas.size
+  }
+
+  /** Rises with each delta. */
+  get count(): number {
+    return this.#count
+  }
+
+  /** False: there is no room. */
+  add(delta: Delta, from: Position): boolean {
+    this.#delete(from.revision)
+    const characters = charactersOf(delta)
+    if (this.size >= MAX_EARLY || this.#characters + characters > MAX_EARLY_CHARACTERS) return false
+    this.#characters += characters
+    this.#count += 1
+    this.#deltas.set(from.revision, { delta, from, n: this.#count })
+    return true
+  }
+
+  /** The one that begins here; those that lead no further are dropped. */
+  next(position: Position): Delta | undefined {
+    const entry = this.#deltas.get(position.revision)
+    for (const [revision, { delta }] of this.#deltas) {
+      if (delta.to.revision <= position.revision) this.#delete(revision)
+    }
+    if (entry === undefined || !samePosition(entry.from, position)) return undefined
+    this.#delete(position.revision)
+    return entry.delta
+  }
+
+  /** Those that were here when the count was this. */
+  dropUpTo(count: number): void {
+    for (const [revision, { n }] of this.#deltas) if (n <= count) this.#delete(revision)
+  }
+
+  #delete(revision: number): void {
+    const entry = this.#deltas.get(revision)
+    if (entry === undefined) return
+    this.#characters -= charactersOf(entry.delta)
+    this.#deltas.delete(revision)
+  }
+}
+
+function charactersOf({ changes }: Delta): number {
+  return changes.reduce((characters, { member: { data } }) => characters + data.length + 100, 0)
+}
