@@ -140,7 +140,7 @@ create unlogged table :"schema".held_heartbeats (
 -- So is the key, by which members tell an announcement from what anybody may send. Both are for members only,
 -- who ask members_channel(): nobody else is granted this table. HMAC-SHA256 with the key mixed in beforehand.
 create table :"schema".members_channels (
-  cluster   text  primary key,
+  cluster   text  primary key check (octet_length(convert_to(cluster, 'UTF8')) between 1 and 255),
   name      text  not null,
   key       bytea not null,
   inner_pad bytea not null,

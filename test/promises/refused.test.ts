@@ -229,12 +229,12 @@ test('promise 6: a crash is seen soon after sweeping, which was refused for a mo
     `update ${schema}.sweeps set resumed_at = resumed_at - interval '1 hour' where cluster = $1`,
     [name],
   )
-  await allow(admin, 'sweep', false)
+  for (const what of ['sweep', 'sweep_idle']) await allow(admin, what, false)
   expect(await failure(cluster, 'sweep')).toBeInstanceOf(SchemaError)
   await worker.kill()
   // Not at the first attempt only.
   await within(RETURN_MS, failure(cluster, 'sweep'), 'it tries again')
-  await allow(admin, 'sweep', true)
+  for (const what of ['sweep', 'sweep_idle']) await allow(admin, what, true)
   await until(() => cluster.snapshot?.get(id) === undefined, { withinMs: RETURN_MS, message: 'it is seen' })
   expect(witness.lease).toBeDefined()
   expect((await eventsOf(admin, schema, name)).at(-1)).toMatchObject({ member: id, reason: 'crashed' })
