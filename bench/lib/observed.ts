@@ -32,7 +32,20 @@ export class Observed implements AsyncDisposable {
 
   /** When it first sees this, from now on. */
   sees(of: Sighting['of'], is: (keys: readonly string[]) => boolean): Promise<bigint> {
-    return new Promise((resolve) => this.#awaited.add({ of, is, resolve }))
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(
+        () => reject(new Error(`The observer has not seen what it was to see of ${of}`)),
+        10_000,
+      )
+      this.#awaited.add({
+        of,
+        is,
+        resolve: (at) => {
+          clearTimeout(timer)
+          resolve(at)
+        },
+      })
+    })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

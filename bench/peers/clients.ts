@@ -124,12 +124,15 @@ interface RedisClient {
   get(key: string): Promise<string | null>
   subscribe(channel: string): Promise<unknown>
   on(event: 'message', listener: (channel: string, message: string) => void): void
+  once(event: 'ready', listener: () => void): void
   disconnect(): void
 }
 
 async function redisClient(port: number): Promise<RedisClient> {
   const { Redis } = (await load('ioredis')) as { Redis: new (port: number, host: string) => RedisClient }
-  return new Redis(port, '127.0.0.1')
+  const client = new Redis(port, '127.0.0.1')
+  await new Promise<void>((resolve) => client.once('ready', resolve))
+  return client
 }
 
 export async function redis(port: number): Promise<Kv> {
