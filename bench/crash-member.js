@@ -1,4 +1,4 @@
-/** One process of bench/crash.ts: registers, and tells what it sees, and how often it has swept when asked. */
+/** One process of arms/crash.ts: registers, and tells what it sees, and how often it has swept when asked. */
 import diagnostics from 'node:diagnostics_channel'
 import { PostgresCluster } from 'pg-membership'
 
