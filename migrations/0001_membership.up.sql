@@ -1192,8 +1192,9 @@ begin
   if current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '5 s' then
     perform set_config('idle_in_transaction_session_timeout', '5s', true);
   end if;
-  -- As watch() does.
+  -- As watch() does: where somebody's lock on a whole table keeps heartbeats out, nobody watches either.
   lock table clusters, events in access share mode;
+  lock table members in row exclusive mode;
   perform pg_stat_clear_snapshot();
   select array_agg(a.usesysid || ' ' || a.application_name),
     bool_or(a.pid = pg_backend_pid() and a.application_name = current_setting('application_name'))
