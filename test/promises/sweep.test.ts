@@ -202,6 +202,81 @@ test('promise 14: a sweep of a cluster that does not exist creates nothing', asy
   expect(await count()).toEqual(before)
 })
 
+async function sweepIdle(admin: AdminClient, ...clusters: readonly (string | null)[]): Promise<string[]> {
+  const { rows } = await admin.query<{ cluster: string; wait_ms: number }>(
+    `select * from ${schema}.sweep_idle($1)`,
+    [clusters],
+  )
+  for (const { wait_ms } of rows) expect(wait_ms).toBeGreaterThan(0)
+  return rows.map(({ cluster }) => cluster)
+}
+
+test('promise 11: the short path sweeps many clusters at once, where there is nothing to do', async () => {
+  const admin = await openAdmin()
+  const [one, two] = [await clusterWith(admin, 0), await clusterWith(admin, 0)]
+  const asked = [one.cluster, null, uniqueName(), two.cluster, one.cluster]
+  const { rows: before } = await admin.query<{ at: string }>('select clock_timestamp()::text as at')
+  expect((await sweepIdle(admin, ...asked)).toSorted()).toEqual([one.cluster, two.cluster].toSorted())
+  const { rowCount } = await admin.query(
+    `select from ${sweeps} where cluster = any ($1) and swept_at > $2 and resumed_at < $2 and turn > swept_at`,
+    [asked, before[0]?.at],
+  )
+  expect(rowCount).toBe(2)
+  expect(await sweepIdle(admin)).toEqual([])
+  expect((await admin.query(`select from ${schema}.sweep_idle(null)`)).rowCount).toBe(0)
+})
+
+const BUSY: Readonly<Record<string, string>> = {
+  'somebody has been silent for too long': `update ${members} set heartbeat_at = heartbeat_at - interval '1 day' where cluster = $1`,
+  'somebody is suspected': `update ${members} set suspected_at = clock_timestamp() where cluster = $1`,
+  'a session is missing': `update ${members} set session = 'gone', session_role = 10, heartbeat_at = clock_timestamp() where cluster = $1`,
+  'a heartbeat is from the future': `update ${members} set heartbeat_at = clock_timestamp() + interval '1 hour' where cluster = $1`,
+  'a heartbeat was kept aside': `insert into ${schema}.held_heartbeats select cluster, id, token, clock_timestamp() from ${members} where cluster = $1`,
+  'sweeping had a break': `update ${sweeps} set swept_at = swept_at - interval '1 hour' where cluster = $1`,
+  'the server is another one': `update ${sweeps} set server_started_at = server_started_at - interval '1 s' where cluster = $1`,
+  'the clock went back': `update ${sweeps} set swept_at = swept_at + interval '1 hour' where cluster = $1`,
+  'an outage is from the future': `update ${sweeps} set outage_at = clock_timestamp() + interval '1 hour' where cluster = $1`,
+}
+
+test.each(Object.entries(BUSY))(
+  'promises 6 and 7: the short path leaves a cluster alone where %s',
+  async (_, text) => {
+    const admin = await openAdmin()
+    const { cluster } = await clusterWith(admin, 0)
+    // Heard before sweeping resumed: no evidence.
+    await admin.query(`update ${sweeps} set resumed_at = resumed_at - interval '1 hour' where cluster = $1`, [
+      cluster,
+    ])
+    expect(await sweepIdle(admin, cluster)).toEqual([cluster])
+    await admin.query(text, [cluster])
+    const state = `select * from ${sweeps} where cluster = $1`
+    const { rows: before } = await admin.query(state, [cluster])
+    expect(await sweepIdle(admin, cluster)).toEqual([])
+    expect((await admin.query(state, [cluster])).rows).toEqual(before)
+  },
+)
+
+test('promise 7: the short path does nothing in a transaction with one snapshot, beside a sweep, or under a lock that keeps heartbeats out', async () => {
+  const [admin, other] = [await openAdmin(), await openAdmin()]
+  const { cluster } = await clusterWith(admin, 0)
+  await admin.query('begin isolation level repeatable read')
+  expect(await sweepIdle(admin, cluster)).toEqual([])
+  await admin.query('commit')
+  await other.query('begin')
+  await other.query(`select from ${sweeps} where cluster = $1 for update`, [cluster])
+  expect(await sweepIdle(admin, cluster)).toEqual([])
+  await other.query('rollback')
+  for (const table of ['members', 'clusters', 'events']) {
+    await other.query('begin')
+    await other.query(
+      `lock table ${schema}.${table} in ${table === 'members' ? 'share' : 'access exclusive'} mode`,
+    )
+    await expect(sweepIdle(admin, cluster), table).rejects.toMatchObject({ code: '55P03' })
+    await other.query('rollback')
+  }
+  expect(await sweepIdle(admin, cluster)).toEqual([cluster])
+})
+
 test.each([
   ['a foreign key that refuses', 'references', 'on delete restrict'],
   ['a foreign key that refuses at commit', 'references', 'deferrable initially deferred'],
