@@ -908,9 +908,7 @@ begin
   end if;
 
   select c.revision, c.stamp into revision, stamp from clusters c where c.name = cluster_name;
-  perform from sweeps s
-  where s.cluster = cluster_name and s.swept_at between clock_timestamp() - 2 * s.pace and clock_timestamp();
-  sweep_overdue := not found;
+  sweep_overdue := sweep_overdue(cluster_name);
 end
 $$;
 
@@ -968,14 +966,12 @@ begin
     update members m set data = change.data, revision = before + change.n
     from unnest(changed, new_contents) with ordinality change (id, data, n)
     where m.id = change.id;
+    previous_stamp := head.previous_stamp;
   else
     select * into head from clusters c where c.name = cluster_name;
   end if;
   revision := head.revision;
   stamp := head.stamp;
-  if changed is not null then
-    previous_stamp := head.previous_stamp;
-  end if;
   if cardinality(held_ids) is distinct from cardinality(ids) then
     select array_agg(m.id) into pending
     from unnest(ids, tokens) wanted (id, token)
@@ -1166,7 +1162,7 @@ $$;
 
 -- The short path of sweep(), for many clusters at once. Where sweeping goes on without a break, and nobody is
 -- gone, suspected or to be suspected, it takes the watch and the turn, and tells the wait in milliseconds. All
--- other clusters it leaves alone, and out: sweep() is for them. It waits for nobody's lock and removes nobody.
+-- other clusters it leaves alone, and out: sweep() is for them. It removes nobody, and waits for no row.
 create function :"schema".sweep_idle(cluster_names text[]) returns table (cluster text, wait_ms integer)
 language plpgsql security definer
 set search_path = :"schema", pg_temp

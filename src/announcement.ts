@@ -9,7 +9,7 @@
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { Member } from './member.js'
 import type { Change } from './snapshot.js'
-import { positionOf, samePosition, type Delta, type Position } from './store.js'
+import { positionOf, samePosition, untold, type Delta, type Position } from './store.js'
 
 /** Where changes are announced to members, and what they are told it by. */
 export interface MembersChannel {
@@ -59,10 +59,9 @@ export class Announcements {
     if (page === undefined || page.server !== server) return undefined
     const open = this.#open
     this.#open = undefined
-    if (page.changes.length === 0) return { to: page.to, from: undefined, changes: [] }
     const isBeginning = page.first === page.from.revision + 1
     const before = open !== undefined && follows(page, open.last) ? open : undefined
-    if (before === undefined && !isBeginning) return { to: page.to, from: undefined, changes: [] }
+    if (page.changes.length === 0 || (before === undefined && !isBeginning)) return untold(page.to)
     const from = before?.from ?? page.from
     const changes = before?.changes ?? []
     changes.push(...page.changes)

@@ -49,16 +49,14 @@ export class SharedConnections implements Connections {
 
   constructor(connection: Connection, listenConnection: Connection | false | undefined) {
     this.session = sessionName()
-    let lastServer: string | undefined
     this.heartbeats = new SingleConnection({
       connection,
       session: this.session,
       timeoutMs: MAX_ATTEMPT_MS,
       maxBackoffMs: () => Math.min(MAX_BACKOFF_MS, ...[...this.#users].map((user) => user.patienceMs())),
-      onServer: (server) => {
+      onServer: (server, before) => {
         this.writes.leaveOther(server)
-        if (lastServer !== undefined && server !== lastServer) this.listener?.leave()
-        lastServer = server
+        if (before !== undefined && before !== server) this.listener?.leave()
         this.listener?.retry()
         for (const { reached } of this.#users) reached()
       },

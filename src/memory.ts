@@ -12,19 +12,20 @@ import { checkOptions, clusterName, refuse, type Timing } from './options.js'
 import type { QueryClient } from './query-client.js'
 import { Report } from './report.js'
 import type { Change } from './snapshot.js'
-import type {
-  ChangesReading,
-  DataSet,
-  Delta,
-  Departure,
-  Heartbeat,
-  MembersReading,
-  Position,
-  Registered,
-  Registration,
-  Sighting,
-  Store,
-  Sweep,
+import {
+  untold,
+  type ChangesReading,
+  type DataSet,
+  type Delta,
+  type Departure,
+  type Heartbeat,
+  type MembersReading,
+  type Position,
+  type Registered,
+  type Registration,
+  type Sighting,
+  type Store,
+  type Sweep,
 } from './store.js'
 
 /** What clusters are in. Those made with the same world and name see one another. */
@@ -258,7 +259,7 @@ class MemoryStore implements Store {
 
   /** Readers look: it costs no more. */
   #untold(): Delta {
-    return { to: this.#table.sighting, from: undefined, changes: [] }
+    return untold(this.#table.sighting)
   }
 
   fence(_client: QueryClient, registration: Registration): Promise<void> {

@@ -1,10 +1,11 @@
 /**
  * The cached snapshot, and what moves it on.
  *
- * Whatever changed comes in as a delta, through one door (`take`): announced by the database, told by the answer
- * of one's own write, or read by a refresh. A delta is taken where it begins at the position of the snapshot,
- * revision and stamp. What is not newer is dropped. What comes too early is kept for a moment: an answer often
- * overtakes announcements. If they do not come, a refresh finds out.
+ * What has changed is announced by the database, told by the answer of one's own write, or read by a refresh. The
+ * first two are deltas, which `take` takes where they begin at the position of the snapshot, revision and stamp.
+ * What is not newer is dropped. What comes too early is kept for a moment: an answer often overtakes
+ * announcements. If they do not come, a refresh finds out. What a refresh has read began at a position of the
+ * snapshot, too: it is dropped where deltas have gone past it meanwhile.
  *
  * A hint, a reconnection, a heartbeat that shows another position, or the cache going unconfirmed for
  * pollMs asks for a refresh. One runs at a time, with one dirty flag: a thousand hints cost one or two.
@@ -297,9 +298,8 @@ export class CachedReader {
 
   /** Whether it was news. `before`: what it was compared with; deltas may have moved on since. */
   #takeOutcome(outcome: Outcome, before: Cached | undefined): boolean {
-    const found = outcome.kind === 'same' ? before?.position : outcome.position
     if (outcome.kind === 'same') {
-      if (found !== undefined) this.#confirmed = found
+      if (before !== undefined) this.#confirmed = before.position
       return false
     }
     this.#report(outcome)

@@ -6,8 +6,9 @@
 import { Kysely, PostgresDialect, sql, type RawBuilder } from 'kysely'
 import { permanentError } from './database-errors.js'
 import type { LossReason } from './errors.js'
+import { sightingOf, strings, type HeadRow } from './rows.js'
 import type { SingleConnection } from './single-connection.js'
-import { positionOf, type Heartbeat, type Registration } from './store.js'
+import type { Heartbeat, Registration } from './store.js'
 import { Together } from './together.js'
 
 /** In one statement. It has to fit into the bound of a query. */
@@ -19,10 +20,7 @@ interface Beat {
   readonly registrations: readonly Registration[]
 }
 
-interface BeatRow {
-  readonly revision: string | null
-  readonly stamp: string | null
-  readonly sweep_overdue: 't' | 'f'
+interface BeatRow extends HeadRow {
   readonly locked: string | null
   readonly missing: string | null
 }
@@ -78,10 +76,9 @@ export class SharedStatements {
         beat.cluster, beat.ids::uuid[], beat.tokens::bigint[], ${this.#session}, ${this.#connection.backendPid}
       ) h
       order by beat.n`.execute(db)
-    return rows.map(({ revision, stamp, sweep_overdue, locked, missing }) => ({
-      ...positionOf(Number(revision ?? 0), stamp ?? ''),
-      sweepOverdue: sweep_overdue === 't',
-      locked: locked === null ? [] : (JSON.parse(locked) as string[]),
+    return rows.map(({ locked, missing, ...head }) => ({
+      ...sightingOf(head),
+      locked: strings(locked),
       missing: new Map(
         Object.entries(missing === null ? {} : (JSON.parse(missing) as Record<string, LossReason>)),
       ),

@@ -30,8 +30,8 @@ export interface SingleConnectionOptions {
   readonly before?: () => Promise<unknown>
   /** The longest backoff between two attempts; asked when one has failed. */
   readonly maxBackoffMs: () => number
-  /** Told which server each new connection leads to. */
-  readonly onServer?: (server: string) => void
+  /** Told which server each new connection leads to, and which one the connection before it did. */
+  readonly onServer?: (server: string, before: string | undefined) => void
   /** Told when a connection that was in use or idle breaks. */
   readonly onLost?: () => void
 }
@@ -186,8 +186,9 @@ export class SingleConnection implements PostgresPool {
       this.#failure = undefined
       this.#failures = 0
       this.#late = 0
+      const before = this.#server
       this.#server = open.server
-      this.#options.onServer?.(open.server)
+      this.#options.onServer?.(open.server, before)
       return open
     } catch (error) {
       this.#failures += 1

@@ -5,26 +5,31 @@ import { monotonicMs, sharedMoment } from './clock.js'
 import type { QueryClient } from './query-client.js'
 import type { SharedConnections } from './connections.js'
 import type { SharedStatements } from './shared-statements.js'
-import type { Member } from './member.js'
 import type { Timing } from './options.js'
 import { checkSchemaVersion, quoteIdentifier } from './schema.js'
 import type { Change } from './snapshot.js'
 import {
-  positionOf,
-  samePosition,
-  type ChangesReading,
-  type DataSet,
-  type Delta,
-  type Departure,
-  type Heartbeat,
-  type MembersReading,
-  type Position,
-  type Reading,
-  type Registered,
-  type Registration,
-  type Sighting,
-  type Store,
-  type Sweep,
+  deltaOf,
+  historyOf,
+  memberOf,
+  one,
+  sightingOf,
+  strings,
+  type DeltaRow,
+  type HeadRow,
+  type MemberRow,
+} from './rows.js'
+import type {
+  ChangesReading,
+  DataSet,
+  Departure,
+  Heartbeat,
+  MembersReading,
+  Position,
+  Registered,
+  Registration,
+  Store,
+  Sweep,
 } from './store.js'
 
 /** One statement reads at most this many rows, and no more than the largest member, which has to fit anyway. */
@@ -37,31 +42,9 @@ const SWEEP_GRID_MS = 100
 const MAX_BIGINT = '9223372036854775807'
 
 // Each statement begins with its name, which is also that of the prepared one (single-connection.ts).
-// All values come as PostgreSQL writes them: applications change pg's parsers for the whole process.
 
 /** After what the statement has done: a registration that begins later is told apart from one before it. */
 const SERVER_MS = sql`extract(epoch from clock_timestamp()) * 1000`
-
-interface HeadRow {
-  revision: string | null
-  stamp: string | null
-  sweep_overdue: 't' | 'f'
-}
-
-/** Of an answer: where the cluster is, and was before. */
-interface DeltaRow {
-  revision: string | null
-  stamp: string | null
-  previous_stamp: string | null
-}
-
-interface MemberRow {
-  id: string | null
-  token: string
-  /** In base64, whatever bytea_output is. */
-  data: string | null
-  registered_at: string
-}
 
 interface ChangeRow {
   stamp_then: string | null
@@ -311,45 +294,6 @@ export class Statements implements Store {
   }
 }
 
-function one<T>(rows: readonly T[]): T {
-  const [row] = rows
-  if (row === undefined) throw new Error('The database answered with no row')
-  return row
-}
-
-function strings(json: string | null): readonly string[] {
-  return json === null ? [] : (JSON.parse(json) as string[])
-}
-
-/** Of a cluster that does not exist, there is no row, or one of nulls. */
-function sightingOf(head: HeadRow | undefined): Sighting {
-  const { revision, stamp, sweep_overdue } = head ?? {}
-  return { revision: Number(revision ?? 0), stamp: stamp ?? '', sweepOverdue: sweep_overdue === 't' }
-}
-
-/** `changes`: all that happened, in order, if the answer has a previous stamp. */
-function deltaOf(row: DeltaRow | undefined, changes: readonly Change[]): Delta {
-  const revision = Number(row?.revision ?? 0)
-  const before = row?.previous_stamp ?? undefined
-  const isWhole = before !== undefined && changes.length > 0
-  return {
-    to: positionOf(revision, row?.stamp ?? ''),
-    from: isWhole ? positionOf(revision - changes.length, before) : undefined,
-    changes: isWhole ? changes : [],
-  }
-}
-
-function historyOf(
-  since: Position,
-  head: Position,
-  row: { readonly stamp_then: string | null } | undefined,
-): Reading['history'] {
-  if (samePosition(since, head)) return 'same'
-  const then = since.revision === head.revision ? head.stamp : (row?.stamp_then ?? '')
-  if (then === '' || since.stamp === '') return 'unknown'
-  return then === since.stamp ? 'same' : 'other'
-}
-
 /** The first of these rows that are together no larger than a page, and at least one. */
 function page(rows: RawBuilder<unknown>, order: string): RawBuilder<unknown> {
   return sql`(
@@ -359,15 +303,6 @@ function page(rows: RawBuilder<unknown>, order: string): RawBuilder<unknown> {
     ) l
     where l.size_so_far <= ${PAGE_BYTES} or l.size_so_far = l.size
   )`
-}
-
-function memberOf({ id, token, data, registered_at }: MemberRow): Member {
-  return {
-    id: id ?? '',
-    token: Number(token),
-    data: data === null ? '' : Buffer.from(data, 'base64').toString(),
-    registeredAt: registered_at,
-  }
 }
 
 function memberColumns(table: string): RawBuilder<unknown> {

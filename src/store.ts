@@ -27,6 +27,11 @@ export interface Delta {
   readonly changes: readonly Change[]
 }
 
+/** A delta that tells only where a change has led. */
+export function untold(to: Position): Delta {
+  return { to, from: undefined, changes: [] }
+}
+
 /** One stay of a member; what names a row beyond doubt. */
 export interface Registration {
   readonly id: string
