@@ -47,7 +47,8 @@ export class Convergence {
   async isUnderWatch(cluster: string): Promise<boolean> {
     const admin = await this.#world.admin()
     const { rows } = await admin.query<{ watched: boolean }>(
-      `select bool_and(coalesce(m.heartbeat_at > s.resumed_at, false)) is not false as watched
+      `select bool_and(coalesce(m.heartbeat_at > s.resumed_at, false)) is not false
+         and not pgmembership.sweep_overdue($1) as watched
        from pgmembership.members m left join pgmembership.sweeps s on s.cluster = m.cluster where m.cluster = $1`,
       [cluster],
     )

@@ -165,7 +165,7 @@ export const MUTATIONS: readonly Mutation[] = [
   },
   {
     breaks: 'large data is cut',
-    file: 'src/statements.ts',
+    file: 'src/rows.ts',
     find: `Buffer.from(data, 'base64').toString()`,
     replace: `Buffer.from(data, 'base64').toString().slice(0, 250_000)`,
     promises: [1, 2, 3],

@@ -152,7 +152,7 @@ class Run {
     const members = model.open.filter(({ wants }) => wants === 'in')
     const witnesses = this.#world.living.filter(({ model }) => model.role.cluster === cluster)
     const isWatched = members.length > 0 && witnesses.length > 1
-    // What was heard before sweeping resumed is no evidence.
+    // What was heard before sweeping resumed is no evidence. Whoever has only just come may not have swept yet.
     const watched = (): boolean | Promise<boolean> => !isWatched || this.#convergence.isUnderWatch(cluster)
     await until(watched, { withinMs: CALM_MS, message: 'all were heard since sweeping resumed' })
     // A connection that is held back would outlive its process.
