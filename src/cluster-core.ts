@@ -18,7 +18,7 @@ export interface Wires {
   readonly hint: () => void
   /** This has changed. */
   readonly take: (delta: Delta) => void
-  /** Whether hints arrive from now on. */
+  /** Whether announcements or hints arrive from now on. */
   readonly hearing: (hearing: boolean) => void
   /** Ends the leases, as silence would. */
   readonly distrust: () => void
@@ -35,9 +35,9 @@ export interface CoreOptions {
   readonly store: Store
   readonly timing: Timing
   readonly report: Report
-  /** Called at the first use; it tells at some time whether hints arrive. Returns how to disconnect. */
+  /** Called at the first use; it tells at some time whether announcements or hints arrive. Returns how to disconnect. */
   readonly connect: (wires: Wires) => () => void
-  /** A change was found that no hint had announced. */
+  /** A change was found that nobody had announced, nor hinted at. */
   readonly onSurprise: () => void
   readonly disconnect: (deadlineMs: number) => Promise<void>
 }
