@@ -8,14 +8,26 @@ import { uptime } from 'node:os'
 import { performance } from 'node:perf_hooks'
 
 const UPTIME_SLACK_MS = 1_000
+/** Asking for the time since boot reads a file on Linux: 15 times the price of the monotonic clock. */
+const ASK_AGAIN_MS = 100
 const performanceAtStart = performance.now()
 const uptimeAtStart = uptime()
 
+let askedMs = -Infinity
+let wallAskedMs = 0
+let suspendedMs = 0
+
 export function monotonicMs(): number {
-  return Math.max(
-    performance.now() - performanceAtStart,
-    (uptime() - uptimeAtStart) * 1_000 - UPTIME_SLACK_MS,
-  )
+  const awakeMs = performance.now() - performanceAtStart
+  const wallMs = Date.now()
+  // A suspension moves the wall clock; should something else move it back, the next question is near all the same.
+  const wallMovedMs = Math.abs(wallMs - wallAskedMs - (awakeMs - askedMs))
+  if (awakeMs >= askedMs + ASK_AGAIN_MS || wallMovedMs > ASK_AGAIN_MS) {
+    askedMs = awakeMs
+    wallAskedMs = wallMs
+    suspendedMs = Math.max(suspendedMs, (uptime() - uptimeAtStart) * 1_000 - UPTIME_SLACK_MS - awakeMs)
+  }
+  return awakeMs + suspendedMs
 }
 
 /** A moment not after `atMs`, by less than `gridMs`, that others of this process choose as well: they go together. */

@@ -64,8 +64,9 @@ export async function within<T>(
   let timer: NodeJS.Timeout | undefined
   let release = (): void => undefined
   const late = new Promise<never>((_, reject) => {
-    const error = new Error(`${what} took longer than ${String(Math.round(ms))} ms`)
-    timer = setTimeout(() => setImmediate(() => setImmediate(() => reject(error))), Math.max(0, ms))
+    // Made when it is needed: with its stack, an error costs more than all else here.
+    const isLate = (): void => reject(new Error(`${what} took longer than ${String(Math.round(ms))} ms`))
+    timer = setTimeout(() => setImmediate(() => setImmediate(isLate)), Math.max(0, ms))
     release = onAbort(signal, () => reject(new Error(`${what} was given up`)))
   })
   promise.catch(() => undefined)
