@@ -16,7 +16,8 @@
 --
 -- Functions that are called all the time pin the planner, too. An array is planned anew at each call unless
 -- plan_cache_mode says otherwise; and a generic plan knows no sizes: it is told to use the indexes, which is
--- right for one row and for thousands.
+-- right for one row and for thousands. Where the log is searched, which was empty when the planner looked, a row
+-- comparison names the index: only one begins with these columns.
 
 create schema if not exists :"schema";
 
@@ -29,6 +30,20 @@ set search_path = :"schema", pg_temp
 as $$ select 1, 1 $$;
 
 -- -------------------------------------------------------------------------------------- tables
+
+-- What columns may hold is said by domains: a check of the table would be read and compiled anew by each statement,
+-- heartbeats too.
+create domain :"schema".member_data as bytea check (octet_length(value) <= 1048576);
+-- No months: '1 mon -29 days' equals a day, and may last three.
+create domain :"schema".member_ttl as interval check (
+  value between interval '1 second' and interval '1 day'
+  and extract(month from value) = 0 and extract(year from value) = 0);
+create domain :"schema".member_crash_grace as interval check (
+  value > interval '0' and value <= interval '12 hours'
+  and extract(month from value) = 0 and extract(year from value) = 0);
+create domain :"schema".event_kind as text check (value in ('joined', 'updated', 'left'));
+create domain :"schema".event_reason as text check (
+  value in ('registered', 'data', 'deregistered', 'expired', 'crashed', 'removed', 'superseded'));
 
 create table :"schema".clusters (
   name       text   primary key check (octet_length(convert_to(name, 'UTF8')) between 1 and 255),
@@ -52,16 +67,12 @@ comment on column :"schema".clusters.channel is 'Where hints are sent. Computed 
 create table :"schema".members (
   id            uuid        primary key,
   cluster       text        not null,
-  data          bytea       not null default '' check (octet_length(data) <= 1048576),
+  data          :"schema".member_data not null default '',
   revision      bigint      not null default 0,
   -- Until the insert trigger assigns the real one: below zero, and unlike any other.
   token         bigint      not null default -(1 + random() * 9e15)::bigint,
-  -- No months: '1 mon -29 days' equals a day, and may last three.
-  ttl           interval    not null default interval '15 seconds'
-                            check (ttl between interval '1 second' and interval '1 day'
-                              and extract(month from ttl) = 0 and extract(year from ttl) = 0),
-  crash_grace   interval    check (crash_grace > interval '0' and crash_grace <= ttl / 2
-                              and extract(month from crash_grace) = 0 and extract(year from crash_grace) = 0),
+  ttl           :"schema".member_ttl not null default interval '15 seconds',
+  crash_grace   :"schema".member_crash_grace,
   registered_at timestamptz not null default clock_timestamp(),
   heartbeat_at  timestamptz not null default clock_timestamp(),
   session       text,
@@ -87,9 +98,8 @@ create table :"schema".events (
   revision      bigint      not null,
   stamp         uuid        not null,
   at            timestamptz not null,
-  kind          text        not null check (kind in ('joined', 'updated', 'left')),
-  reason        text        not null check (reason in
-                  ('registered', 'data', 'deregistered', 'expired', 'crashed', 'removed', 'superseded')),
+  kind          :"schema".event_kind not null,
+  reason        :"schema".event_reason not null,
   member        uuid        not null,
   token         bigint      not null,
   registered_at timestamptz not null,
@@ -236,20 +246,21 @@ $$;
 -- pooler the pid that the client was told is another, and nothing is claimed.
 create function :"schema".claimed_session(session_name text, client_pid integer) returns text
 language sql stable
-set search_path = :"schema", pg_temp
-as $$
-  select session_name
-  where client_pid = pg_backend_pid() and session_name = current_setting('application_name')
-$$;
+return case
+  when client_pid = pg_backend_pid() and session_name = current_setting('application_name') then session_name
+end;
 
 -- The role that this connection logged in as; null without a claim.
 create function :"schema".claimed_role(session_name text) returns oid
 language sql stable
-set search_path = :"schema", pg_temp
-as $$ select case when session_name is not null then to_regrole(quote_ident(session_user)) end $$;
+return case when session_name is not null then to_regrole(quote_ident(session_user)) end;
 
--- Deletes rows that the caller has locked, and says why in the log. The triggers always write 'removed':
--- no parameter that others could set has a say in it; it is corrected while the cluster is still locked.
+-- Deletes the rows of these registrations, but for those that somebody else holds locked, and says why in the log:
+-- the triggers always write 'removed', as no parameter that others could set has a say in it; it is corrected
+-- while the cluster is still locked.
+--
+-- Locked and deleted by one subtransaction: a row that a transaction locks and its subtransaction deletes counts as
+-- locked by several, which makes it dear to come across until it is vacuumed.
 --
 -- What refuses or is locked on the application's side (a foreign key) holds back its own member only:
 -- then the rows go one by one, in random order and for a bounded time, so that those in the way do not
@@ -258,7 +269,7 @@ as $$ select case when session_name is not null then to_regrole(quote_ident(sess
 -- What is slow there (a cascade through millions of rows) may take longer than the client waits. Then it goes
 -- on without the client and commits: cancelled, it would begin again with each sweep, and nobody would go.
 create function :"schema".remove_members(
-  cluster_name text, ids uuid[], tokens bigint[], why text, out removed integer, out obstacles text[]
+  cluster_name text, ids uuid[], tokens bigint[], why text, out removed uuid[], out obstacles text[]
 )
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -266,31 +277,50 @@ as $$
 declare
   since constant bigint := (select c.revision from clusters c where c.name = cluster_name);
   refused_at timestamptz;
+  one uuid;
   n integer;
 begin
-  removed := 0;
+  removed := '{}';
   if ids is null then
     return;
   end if;
   perform set_config('client_connection_check_interval', '0', true);
   begin
-    delete from members m where m.id = any (ids);
-    get diagnostics removed = row_count;
+    with gone as (
+      delete from members m
+      where m.id = any (array(
+        select l.id from unnest(ids, tokens) leaver (id, token) join members l on l.id = leaver.id and l.token = leaver.token
+        where l.cluster is not distinct from cluster_name
+        order by l.id for update of l skip locked
+      ))
+      returning m.id
+    )
+    select coalesce(array_agg(g.id), '{}') into removed from gone g;
   exception when others then
     refused_at := clock_timestamp();
     for n in select i from generate_subscripts(ids, 1) i order by random() loop
       exit when clock_timestamp() > refused_at + interval '1 second';
       begin
-        delete from members m where m.id = ids[n];
-        removed := removed + 1;
+        delete from members m
+        where m.id = any (array(
+          select l.id from members l
+          where l.id = ids[n] and l.token = tokens[n] and l.cluster is not distinct from cluster_name
+          for update skip locked
+        ))
+        returning m.id into one;
+        if found then
+          removed := removed || one;
+        end if;
       exception when others then
         obstacles := obstacles || format('%s: %s (%s)', ids[n], sqlerrm, sqlstate);
       end;
     end loop;
   end;
-  update events e set reason = why
-  where e.cluster = cluster_name and e.revision > since and e.kind = 'left'
-    and e.member = any (ids) and e.token = any (tokens);
+  if removed <> '{}' then
+    update events e set reason = why
+    where e.cluster = cluster_name and e.revision > since and e.reason = 'removed'
+      and e.member = any (removed) and e.token = any (tokens);
+  end if;
 end
 $$;
 
@@ -464,23 +494,30 @@ set enable_memoize = off
 set jit = off
 as $$
 declare
+  typed_ids uuid[];
   typed record;
   head clusters;
   moment timestamptz;
 begin
+  -- See the top: a subquery that is no EXISTS is not hashed, and a row comparison names the index.
+  select array_agg(i.id) into typed_ids
+  from inserted i
+  where (
+      select true from events e
+      where e.cluster = i.cluster and e.revision = i.revision and e.member = i.id and e.token = i.token
+        and e.kind <> 'left' and e.registered_at = i.registered_at and e.data = i.data
+    ) is null
+    or exists (
+      select from events e
+      where e.member = i.id and (e.member, e.at) >= (i.id, i.registered_at) and e.revision > i.revision
+        and e.token = i.token and e.cluster = i.cluster
+    );
+  if typed_ids is null then
+    return null;
+  end if;
   for typed in
     select i.cluster, array_agg(i.id order by i.id) as ids, max(i.token) as highest_token
-    from inserted i
-    where not exists (
-        select from events e
-        where e.cluster = i.cluster and e.revision = i.revision and e.member = i.id and e.token = i.token
-          and e.kind <> 'left' and e.registered_at = i.registered_at and e.data = i.data
-      )
-      or exists (
-        select from events e
-        where e.member = i.id and e.at >= i.registered_at and e.revision > i.revision and e.token = i.token
-          and e.cluster = i.cluster
-      )
+    from inserted i where i.id = any (typed_ids)
     group by i.cluster order by i.cluster
   loop
     if typed.highest_token > 0 then
@@ -619,10 +656,8 @@ set enable_memoize = off
 set jit = off
 as $$
 declare
-  secret members_channels;
-  last_revision bigint;
-  change record;
-  line text;
+  secret record;
+  lines text[];
   page text := '';
   first bigint := old.revision + 1;
   pages text[];
@@ -634,42 +669,42 @@ begin
   if pg_notification_queue_usage() >= 0.9 then
     return null;
   end if;
-  perform pg_notify(new.channel, '');
-  select * into secret from members_channels c where c.cluster = new.name;
-  if not found then
+  select m.name, m.inner_pad, m.outer_pad, c.revision as last_revision, pg_notify(new.channel, '') as hinted into secret
+  from clusters c left join members_channels m on m.cluster = c.name
+  where c.name = new.name;
+  if secret.name is null then
     return null;
   end if;
-  select c.revision into last_revision from clusters c where c.name = new.name;
   if new.revision - old.revision <= 1000 then
-    for change in
-      select left(e.kind, 1) || ' ' || e.member || ' ' || e.token || ' '
-          || floor(extract(epoch from e.registered_at) * 1000) || ' '
-          || coalesce(translate(encode(e.data, 'base64'), chr(10), ''), '') as line,
-        e.revision
-      from events e
-      where e.cluster = new.name and e.revision > old.revision and e.revision <= new.revision
-      order by e.revision
-    loop
-      line := chr(10) || change.line;
-      characters := characters + length(line);
-      if length(line) > 7500 or characters > 100000 then
-        pages := null;
-        page := '';
-        exit;
-      end if;
-      if length(page) + length(line) > 7500 then
-        pages := pages || page;
-        firsts := firsts || first;
-        page := '';
-        first := change.revision;
-      end if;
-      page := page || line;
-    end loop;
+    select array_agg(chr(10) || left(e.kind, 1) || ' ' || e.member || ' ' || e.token || ' '
+        || floor(extract(epoch from e.registered_at) * 1000) || ' '
+        || case when e.data is null then '' when octet_length(e.data) <= 5500 then translate(encode(e.data, 'base64'), chr(10), '') end
+      order by e.revision)
+    into lines
+    from events e
+    where e.cluster = new.name and e.revision > old.revision and e.revision <= new.revision;
   end if;
+  for n in 1 .. coalesce(cardinality(lines), 0) loop
+    characters := characters + length(lines[n]);
+    if lines[n] is null or characters > 100000 then
+      pages := null;
+      firsts := null;
+      first := old.revision + 1;
+      page := '';
+      exit;
+    end if;
+    if length(page) + length(lines[n]) > 7500 then
+      pages := pages || page;
+      firsts := firsts || first;
+      page := '';
+      first := old.revision + n;
+    end if;
+    page := page || lines[n];
+  end loop;
   pages := pages || page;
   firsts := firsts || first;
   header := concat_ws(' ', new.channel, extract(epoch from pg_postmaster_start_time()),
-    old.revision, old.stamp, new.revision, new.stamp, last_revision);
+    old.revision, old.stamp, new.revision, new.stamp, secret.last_revision);
   for n in 1 .. cardinality(pages) loop
     body := header || ' ' || firsts[n] || pages[n];
     perform pg_notify(secret.name, encode(sha256(
@@ -761,21 +796,38 @@ declare
   new_contents bytea[];
   joiners bigint;
   highest_floor bigint;
+  is_watched boolean;
 begin
   if not well_formed(ids, floors) or cardinality(contents) is distinct from cardinality(ids)
     or array_position(contents, null) is not null then
     raise exception 'ids, contents and floors must be arrays of one length, without nulls; ids differ, floors are not negative'
       using errcode = 'invalid_parameter_value';
   end if;
+  if member_crash_grace > member_ttl / 2 then
+    raise exception 'crash_grace must be at most half of ttl' using errcode = 'check_violation';
+  end if;
   if since > attempted_at + interval '10 seconds' then
     raise exception 'the attempt to register began at %, too long ago', attempted_at using errcode = 'MB003';
   end if;
-  select array_agg(held.id) into held_ids
-  from (
-    select m.id from members m where m.id = any (ids) and m.cluster is not distinct from cluster_name
-    order by m.id for update skip locked
-  ) held;
-  if held_ids is not null then
+  for look in 1 .. 2 loop
+    select count(*), max(wanted.floor), array_agg(wanted.id), array_agg(wanted.data),
+      (select true from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3)
+    into joiners, highest_floor, new_ids, new_contents, is_watched
+    from unnest(ids, contents, floors) wanted (id, data, floor)
+    where not exists (select from members m where m.id = wanted.id)
+      -- What is later than now was written before the clock went back.
+      and not exists (
+        select from events e
+        where e.member = wanted.id and (e.member, e.at) >= (wanted.id, attempted_at) and e.at <= clock_timestamp()
+          and e.kind = 'left' and e.reason <> 'superseded'
+      );
+    exit when look = 2 or joiners = cardinality(ids);
+    select array_agg(held.id) into held_ids
+    from (
+      select m.id from members m where m.id = any (ids) and m.cluster is not distinct from cluster_name
+      order by m.id for update skip locked
+    ) held;
+    exit when held_ids is null;
     select array_agg(m.id), array_agg(m.token) into old_ids, old_tokens
     from unnest(ids, floors) wanted (id, floor)
     join members m on m.id = wanted.id and m.token <= wanted.floor
@@ -784,52 +836,50 @@ begin
     update members m set heartbeat_at = greatest(m.heartbeat_at, clock_timestamp()), suspected_at = null,
       session = claimed, session_role = role_claimed
     where m.id = any (held_ids);
-  end if;
+  end loop;
 
-  select count(*), max(wanted.floor), array_agg(wanted.id order by wanted.n), array_agg(wanted.data order by wanted.n)
-  into joiners, highest_floor, new_ids, new_contents
-  from unnest(ids, contents, floors) with ordinality wanted (id, data, floor, n)
-  where not exists (select from members m where m.id = wanted.id)
-    -- What is later than now was written before the clock went back.
-    and not exists (
-      select from events e
-      where e.member = wanted.id and e.at between attempted_at and clock_timestamp() and e.kind = 'left'
-        and e.reason <> 'superseded'
-    );
   if joiners > 0 then
-    -- Tokens stay below 2^53, where JavaScript's numbers are exact: nobody may use them up at a stroke.
-    if highest_floor > 1000000000
-      and highest_floor > 1000000000 + coalesce((select c.last_token from clusters c where c.name = cluster_name), 0) then
-      raise exception 'a floor of % is absurd', highest_floor using errcode = 'invalid_parameter_value';
+    if highest_floor > 1000000000 then
+      -- Tokens stay below 2^53, where JavaScript's numbers are exact: nobody may use them up at a stroke.
+      if highest_floor > 1000000000 + coalesce((select c.last_token from clusters c where c.name = cluster_name), 0) then
+        raise exception 'a floor of % is absurd', highest_floor using errcode = 'invalid_parameter_value';
+      end if;
     end if;
     head := advance(cluster_name, joiners, highest_floor);
-    -- Under watch from now on.
-    perform from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3;
-    if not found then
+    if is_watched is null then
       begin
-        perform watch(cluster_name);
+        perform watch(cluster_name); -- From now on.
       exception when lock_not_available then
         null; -- Somebody's transaction has swept and stays open: that is no reason to refuse anybody.
       end;
     end if;
     -- Read after the cluster was locked: a registration that waited is not born expired.
     moment := clock_timestamp();
-    insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
-    select cluster_name, head.revision - joiners + joiner.n, head.stamp, moment, 'joined', 'registered',
-      joiner.id, head.last_token - joiners + joiner.n, moment, joiner.data
-    from unnest(new_ids, new_contents) with ordinality joiner (id, data, n);
+    with joiner as materialized (
+      select j.id, j.data, head.revision - joiners + j.n as revision, head.last_token - joiners + j.n as token
+      from unnest(new_ids, new_contents) with ordinality j (id, data, n)
+    ), logged as (
+      insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
+      select cluster_name, j.revision, head.stamp, moment, 'joined', 'registered', j.id, j.token, moment, j.data
+      from joiner j
+    )
     insert into members (
       id, cluster, data, revision, token, ttl, crash_grace, registered_at, heartbeat_at, session, session_role)
-    select joiner.id, cluster_name, joiner.data, head.revision - joiners + joiner.n, head.last_token - joiners + joiner.n,
-      make_interval(secs => extract(epoch from member_ttl)),
+    select j.id, cluster_name, j.data, j.revision, j.token, make_interval(secs => extract(epoch from member_ttl)),
       make_interval(secs => extract(epoch from member_crash_grace)), moment, moment, claimed, role_claimed
-    from unnest(new_ids, new_contents) with ordinality joiner (id, data, n);
+    from joiner j;
   end if;
 
   if joiners = cardinality(ids) and old_ids is null then
-    return query
-      select joiner.id, head.last_token - joiners + joiner.n, moment, head.revision, head.stamp, head.previous_stamp
-      from unnest(new_ids) with ordinality joiner (id, n);
+    registered_at := moment;
+    revision := head.revision;
+    stamp := head.stamp;
+    previous_stamp := head.previous_stamp;
+    for n in 1 .. joiners loop
+      id := new_ids[n];
+      token := head.last_token - joiners + n;
+      return next;
+    end loop;
     return;
   end if;
   select * into head from clusters c where c.name = cluster_name;
@@ -873,16 +923,16 @@ begin
   end if;
   perform set_config('synchronous_commit', 'off', true);
   -- By where the rows are, since they are locked: to find each anew by its id costs as much again.
-  with mine as materialized (
-    select m.ctid
-    from unnest(ids, tokens) held (id, token) join members m on m.id = held.id and m.token = held.token
-    where m.cluster is not distinct from cluster_name
-    order by m.id for no key update of m skip locked
-  ), renewed as (
+  with renewed as (
     -- An older heartbeat may come to its end last. It takes nothing back, and answers no later suspicion.
     update members m set heartbeat_at = greatest(m.heartbeat_at, moment), session = claimed, session_role = role_claimed,
       suspected_at = case when m.suspected_at > moment then m.suspected_at end
-    where m.ctid = any (array(select mine.ctid from mine))
+    where m.ctid = any (array(
+      select mine.ctid
+      from unnest(ids, tokens) held (id, token) join members mine on mine.id = held.id and mine.token = held.token
+      where mine.cluster is not distinct from cluster_name
+      for no key update of mine skip locked
+    ))
     returning m.id
   )
   select coalesce(array_agg(r.id), '{}') into renewed_ids from renewed r;
@@ -907,8 +957,8 @@ begin
     on conflict (member, token) do update set at = greatest(h.at, excluded.at);
   end if;
 
-  select c.revision, c.stamp into revision, stamp from clusters c where c.name = cluster_name;
-  sweep_overdue := sweep_overdue(cluster_name);
+  select c.revision, c.stamp, sweep_overdue(cluster_name) into revision, stamp, sweep_overdue
+  from clusters c where c.name = cluster_name;
 end
 $$;
 
@@ -1001,30 +1051,21 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-  held_ids uuid[];
-  held_tokens bigint[];
   head clusters;
 begin
   if not well_formed(ids, tokens) then
     raise exception 'ids and tokens must be arrays of one length, without nulls; ids differ, tokens are not negative'
       using errcode = 'invalid_parameter_value';
   end if;
-  select array_agg(held.id order by held.token), array_agg(held.token order by held.token) into held_ids, held_tokens
-  from (
-    select m.id, m.token from unnest(ids, tokens) leaver (id, token)
-    join members m on m.id = leaver.id and m.token = leaver.token
-    where m.cluster is not distinct from cluster_name
-    order by m.id for update of m skip locked
-  ) held;
-  select r.obstacles into obstacles from remove_members(cluster_name, held_ids, held_tokens, 'deregistered') r;
+  select r.removed, r.obstacles into gone, obstacles from remove_members(cluster_name, ids, tokens, 'deregistered') r;
   select * into head from clusters c where c.name = cluster_name;
   revision := head.revision;
   stamp := head.stamp;
-  if cardinality(held_ids) = cardinality(ids) and obstacles is null then
-    gone := held_ids;
+  if cardinality(gone) = cardinality(ids) then
     previous_stamp := head.previous_stamp;
     return;
   end if;
+  gone := null;
   select array_agg(m.id) into pending
   from unnest(ids, tokens) leaver (id, token)
   join members m on m.id = leaver.id and m.token = leaver.token
@@ -1129,7 +1170,7 @@ begin
     group by why
   loop
     outcome := remove_members(cluster_name, gone.ids, gone.tokens, gone.why);
-    removed := removed + outcome.removed;
+    removed := removed + cardinality(outcome.removed);
     obstacles := obstacles || outcome.obstacles;
   end loop;
 

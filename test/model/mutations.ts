@@ -94,8 +94,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     breaks: 'a heartbeat waits for locks',
     file: SQL,
-    find: 'order by m.id for no key update of m skip locked\n  ), renewed',
-    replace: 'order by m.id for no key update of m\n  ), renewed',
+    find: 'for no key update of mine skip locked',
+    replace: 'for no key update of mine',
     promises: [7],
   },
   {
@@ -173,9 +173,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     breaks: 'a late deregister takes away what came since',
     file: SQL,
-    find: 'm.id = leaver.id and m.token = leaver.token\n    where m.cluster is not distinct from cluster_name\n    order by m.id for update',
-    replace:
-      'm.id = leaver.id\n    where m.cluster is not distinct from cluster_name\n    order by m.id for update',
+    find: 'l.id = leaver.id and l.token = leaver.token',
+    replace: 'l.id = leaver.id',
     promises: [7, 8],
   },
   {
