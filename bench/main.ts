@@ -108,9 +108,9 @@ const ARMS: Readonly<Record<string, () => Promise<Outcome>>> = {
   },
   heartbeats: async () => {
     const data = await withPostgres({}, heartbeats)
-    const lines = data.map(({ rows, us, walBytes }): Line => [
+    const lines = data.map(({ rows, backendUs, serverUs, walBytes }): Line => [
       `heartbeat, ${rows} registrations`,
-      `${digits(us)} us of the server's CPU   ${digits(us / rows)} a row   ${digits(walBytes)} bytes of WAL a row`,
+      `${digits(backendUs)} us of the backend's CPU, ${digits(backendUs / rows)} a row   ${digits(serverUs / rows)} of the server's   ${digits(walBytes)} bytes of WAL a row`,
     ])
     return { data, lines }
   },

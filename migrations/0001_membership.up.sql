@@ -721,7 +721,8 @@ create trigger members_deleted after delete on :"schema".members
 create trigger members_changed after update of data, registered_at on :"schema".members
   for each row when (old.token > 0 and (old.data <> new.data or old.registered_at <> new.registered_at))
   execute function :"schema".members_changed();
-create trigger members_identity before update of id, cluster, token on :"schema".members
+-- After, not before: a trigger before an update makes each one look for its row a second time, heartbeats too.
+create trigger members_identity after update of id, cluster, token on :"schema".members
   for each row when (
     old.id <> new.id or old.cluster <> new.cluster or (old.token <> new.token and old.token > 0)
   ) execute function :"schema".members_refused();
@@ -915,7 +916,7 @@ declare
   claimed constant text := claimed_session(session_name, client_pid);
   role_claimed constant oid := claimed_role(claimed);
   moment constant timestamptz := clock_timestamp();
-  renewed_ids uuid[];
+  renewed bigint;
 begin
   if not well_formed(ids, tokens) then
     raise exception 'ids and tokens must be arrays of one length, without nulls; ids differ, tokens are not negative'
@@ -923,21 +924,18 @@ begin
   end if;
   perform set_config('synchronous_commit', 'off', true);
   -- By where the rows are, since they are locked: to find each anew by its id costs as much again.
-  with renewed as (
-    -- An older heartbeat may come to its end last. It takes nothing back, and answers no later suspicion.
-    update members m set heartbeat_at = greatest(m.heartbeat_at, moment), session = claimed, session_role = role_claimed,
-      suspected_at = case when m.suspected_at > moment then m.suspected_at end
-    where m.ctid = any (array(
-      select mine.ctid
-      from unnest(ids, tokens) held (id, token) join members mine on mine.id = held.id and mine.token = held.token
-      where mine.cluster is not distinct from cluster_name
-      for no key update of mine skip locked
-    ))
-    returning m.id
-  )
-  select coalesce(array_agg(r.id), '{}') into renewed_ids from renewed r;
+  -- An older heartbeat may come to its end last: it takes nothing back, and answers no later suspicion.
+  update members m set heartbeat_at = greatest(m.heartbeat_at, moment), session = claimed, session_role = role_claimed,
+    suspected_at = case when m.suspected_at > moment then m.suspected_at end
+  where m.ctid = any (array(
+    select mine.ctid
+    from unnest(ids, tokens) held (id, token) join members mine on mine.id = held.id and mine.token = held.token
+    where mine.cluster is not distinct from cluster_name
+    for no key update of mine skip locked
+  ));
+  get diagnostics renewed = row_count;
 
-  if cardinality(renewed_ids) < cardinality(ids) then
+  if renewed < cardinality(ids) then
     select
       array_agg(held.id) filter (where m.id is not null),
       array_agg(held.id) filter (where m.id is null),
@@ -950,7 +948,7 @@ begin
       where e.member = held.id and e.token = held.token and e.kind = 'left' and e.cluster = cluster_name
       order by e.at desc limit 1
     ) e on m.id is null
-    where held.id <> all (renewed_ids);
+    where m.id is null or m.heartbeat_at < moment;
     insert into held_heartbeats as h (cluster, member, token, at)
     select cluster_name, held.id, held.token, moment from unnest(ids, tokens) held (id, token)
     where held.id = any (locked)

@@ -21,13 +21,14 @@ function processesOf(pid: number): number[] {
 
 /** Since they started; a process that ends takes its share with it, so none should while it is measured. */
 export function cpuMs(pid: number): number {
-  let nanoseconds = 0
-  for (const one of processesOf(pid)) {
-    try {
-      nanoseconds += Number(readFileSync(`/proc/${one}/schedstat`, 'utf8').split(' ')[0])
-    } catch {
-      // It has just ended.
-    }
+  return processesOf(pid).reduce((ms, one) => ms + ownCpuMs(one), 0)
+}
+
+/** Of this process alone. */
+export function ownCpuMs(pid: number): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/schedstat`, 'utf8').split(' ')[0]) / 1e6
+  } catch {
+    return 0 // It has just ended.
   }
-  return nanoseconds / 1e6
 }
