@@ -117,7 +117,9 @@ export async function heartbeats(server: PostgresServer): Promise<BeatCost[]> {
     const cpu = (): number[] => [ownCpuMs(backend), cpuMs(server.pid ?? 0)]
     const before = cpu()
     for (let n = 0; n < beats; n++) await beat()
-    const [backendUs = NaN, serverUs = NaN] = cpu().map((ms, n) => (1_000 * (ms - (before[n] ?? NaN))) / beats)
+    const [backendUs = NaN, serverUs = NaN] = cpu().map(
+      (ms, n) => (1_000 * (ms - (before[n] ?? NaN))) / beats,
+    )
     results.push({ rows, backendUs, serverUs, walBytes: ((await wal()) - walBefore) / beats / rows })
     await cluster.close()
   }
