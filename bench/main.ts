@@ -100,9 +100,9 @@ const ARMS: Readonly<Record<string, () => Promise<Outcome>>> = {
   },
   readers: async () => {
     const data = await withPostgres(MANY, readers)
-    const lines = data.map(({ readers, perReaderUs, lastMs }): Line => [
+    const lines = data.map(({ readers, perReaderUs, bareUs, lastMs }): Line => [
       `one change, ${readers} readers`,
-      `${digits(perReaderUs)} us of the server's CPU for each   the last shows it after ${digits(lastMs)} ms`,
+      `${digits(perReaderUs)} us of the server's CPU for each (a bare LISTEN: ${digits(bareUs)})   the last shows it after ${digits(lastMs)} ms`,
     ])
     return { data, lines }
   },

@@ -1176,10 +1176,12 @@ begin
     wait_ms := ceil(1000 * extract(epoch from follow_up));
     return;
   end if;
-  -- Whoever calls without waiting can push the turns of the others only so far.
-  select count(*) into population from members m where m.cluster = cluster_name;
+  -- Whoever calls without waiting can push the turns of the others only so far. Those who only read take turns,
+  -- too: there are fewer of them than connections.
+  select greatest(2 * count(*), (select count(*) from pg_stat_activity a where a.usesysid is not null))
+  into population from members m where m.cluster = cluster_name;
   update sweeps s
-  set turn = least(greatest(s.turn, s.swept_at) + s.pace, s.swept_at + s.pace * (20 + 2 * population))
+  set turn = least(greatest(s.turn, s.swept_at) + s.pace, s.swept_at + s.pace * (20 + population))
   where s.cluster = cluster_name
   returning ceil(1000 * extract(epoch from s.turn - s.swept_at)) into wait_ms;
 end
@@ -1200,8 +1202,9 @@ end
 $$;
 
 -- The short path of sweep(), for many clusters at once. Where sweeping goes on without a break, and nobody is
--- gone, suspected or to be suspected, it takes the watch and the turn, and tells the wait in milliseconds. All
--- other clusters it leaves alone, and out: sweep() is for them. It removes nobody, and waits for no row.
+-- gone, suspected or to be suspected, it takes the watch and the turn, and tells the wait in milliseconds; also where
+-- somebody else has the watch at this moment. All other clusters it leaves alone, and out: sweep() is for them. It
+-- removes nobody, and waits for no row.
 create function :"schema".sweep_idle(cluster_names text[]) returns table (cluster text, wait_ms integer)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -1241,9 +1244,7 @@ begin
   moment := clock_timestamp();
   return query
     with watched as materialized (
-      select s.* from sweeps s
-      where s.cluster = any (cluster_names) and s.swept_at <= moment and s.server_started_at = pg_postmaster_start_time()
-        and coalesce(s.outage_at <= moment, true)
+      select s.* from sweeps s where s.cluster = any (cluster_names)
       order by s.cluster for update skip locked
     ), quiet as (
       select w.*, m.population, least(interval '500 ms', m.shortest_ttl / 10) as next_pace
@@ -1256,20 +1257,27 @@ begin
               and m.session_role || ' ' || m.session <> all (present)) as busy
         from members m where m.cluster = w.cluster
       ) m
-      where not m.busy and moment <= w.swept_at + m.shortest_ttl / 3
+      where not m.busy and moment between w.swept_at and w.swept_at + m.shortest_ttl / 3
         and moment <= transaction_timestamp() + m.shortest_ttl / 3
+        and w.server_started_at = pg_postmaster_start_time() and coalesce(w.outage_at <= moment, true)
         and not exists (select from held_heartbeats h where h.cluster = w.cluster)
+    ), swept as (
+      update sweeps s set
+        swept_at = moment,
+        -- Those who had the turns did not come: the turns are void.
+        turn = least(
+          greatest(case when moment <= s.swept_at + 2 * s.pace then s.turn else moment end, moment) + q.next_pace,
+          moment + q.next_pace * (20 + greatest(2 * q.population, cardinality(present)))
+        ),
+        pace = q.next_pace
+      from quiet q where s.cluster = q.cluster
+      returning s.cluster, ceil(1000 * extract(epoch from s.turn - moment))::integer
     )
-    update sweeps s set
-      swept_at = moment,
-      -- Those who had the turns did not come: the turns are void.
-      turn = least(
-        greatest(case when moment <= s.swept_at + 2 * s.pace then s.turn else moment end, moment) + q.next_pace,
-        moment + q.next_pace * (20 + 2 * q.population)
-      ),
-      pace = q.next_pace
-    from quiet q where s.cluster = q.cluster
-    returning s.cluster, ceil(1000 * extract(epoch from s.turn - moment))::integer;
+    select * from swept
+    union all
+    -- Somebody else has the watch at this moment.
+    select s.cluster, 500 from sweeps s
+    where s.cluster = any (cluster_names) and s.cluster not in (select w.cluster from watched w);
 end
 $$;
 

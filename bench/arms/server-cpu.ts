@@ -22,47 +22,85 @@ export interface ReadersCost {
   readonly readers: number
   /** Microseconds of the server's CPU, for one change and one reader. */
   readonly perReaderUs: number
+  /** The same for as many bare connections that LISTEN, and an empty NOTIFY. */
+  readonly bareUs: number
   /** Milliseconds until the last of them shows it, median. */
   readonly lastMs: number
 }
 
 /** With 0, 50 and 200 readers, which have connections of their own; what a change costs without them is taken off. */
 export async function readers(server: PostgresServer): Promise<ReadersCost[]> {
+  const [alone, bareAlone] = [await changesSeenBy(server, 0), await notificationsHeardBy(server, 0)]
   const results: ReadersCost[] = []
-  let alone = 0
-  for (const count of [0, 50, 200]) {
-    const name = `readers ${count}`
-    const open = () => new PostgresCluster({ connection: server.url, name, ...QUIET })
-    const writer = open()
-    const membership = writer.createMembership({ data: '0' })
-    await membership.register()
-    const clusters: PostgresCluster[] = []
-    for (let n = 0; n < count; n++) {
-      const cluster = open()
-      await cluster.getMembers()
-      clusters.push(cluster)
-    }
-    while (clusters.some(({ status }) => status.mode !== 'listening')) await sleep(50)
-    await sleep(2_000)
-    const last: number[] = []
-    const before = cpuMs(server.pid ?? 0)
-    for (let n = 1; n <= CHANGES; n++) {
-      const started = hrtime.bigint()
-      const data = String(n)
-      const all = clusters.map((cluster) => shows(cluster, membership.id, data))
-      await membership.setData(data)
-      await Promise.all(all)
-      last.push(Number(hrtime.bigint() - started) / 1e6)
-    }
-    const perChange = (cpuMs(server.pid ?? 0) - before) / CHANGES
-    if (count === 0) alone = perChange
-    else {
-      const perReaderUs = (1_000 * (perChange - alone)) / count
-      results.push({ readers: count, perReaderUs, lastMs: summary(last).median })
-    }
-    await Promise.all([writer, ...clusters].map((cluster) => cluster.close()))
+  for (const count of [50, 200]) {
+    const bare = await notificationsHeardBy(server, count)
+    const { cpu, lastMs } = await changesSeenBy(server, count)
+    const perReaderUs = (1_000 * (cpu - alone.cpu)) / count
+    results.push({ readers: count, perReaderUs, bareUs: (1_000 * (bare - bareAlone)) / count, lastMs })
   }
   return results
+}
+
+/** Milliseconds of the server's CPU for one change, and until the last reader shows it (median). */
+async function changesSeenBy(
+  server: PostgresServer,
+  count: number,
+): Promise<{ cpu: number; lastMs: number }> {
+  const name = `readers ${count}`
+  const open = () => new PostgresCluster({ connection: server.url, name, ...QUIET })
+  const writer = open()
+  const membership = writer.createMembership({ data: '0' })
+  await membership.register()
+  const clusters: PostgresCluster[] = []
+  for (let n = 0; n < count; n++) {
+    const cluster = open()
+    await cluster.getMembers()
+    clusters.push(cluster)
+  }
+  while (clusters.some(({ status }) => status.mode !== 'listening')) await sleep(50)
+  await sleep(2_000)
+  // Meanwhile they take their turns to sweep: what that costs is taken off, too.
+  const [idleBefore, idleFrom] = [cpuMs(server.pid ?? 0), hrtime.bigint()]
+  await sleep(20_000)
+  const idle = (cpuMs(server.pid ?? 0) - idleBefore) / Number(hrtime.bigint() - idleFrom)
+  const last: number[] = []
+  const [before, from] = [cpuMs(server.pid ?? 0), hrtime.bigint()]
+  for (let n = 1; n <= CHANGES; n++) {
+    const started = hrtime.bigint()
+    const data = String(n)
+    const all = clusters.map((cluster) => shows(cluster, membership.id, data))
+    await membership.setData(data)
+    await Promise.all(all)
+    last.push(Number(hrtime.bigint() - started) / 1e6)
+  }
+  const cpu = (cpuMs(server.pid ?? 0) - before - idle * Number(hrtime.bigint() - from)) / CHANGES
+  await Promise.all([writer, ...clusters].map((cluster) => cluster.close()))
+  return { cpu, lastMs: count === 0 ? 0 : summary(last).median }
+}
+
+async function notificationsHeardBy(server: PostgresServer, count: number): Promise<number> {
+  const open = async (): Promise<pg.Client> => {
+    const client = new pg.Client({ connectionString: server.url })
+    await client.connect()
+    return client
+  }
+  const writer = await open()
+  const listeners: pg.Client[] = []
+  for (let n = 0; n < count; n++) {
+    const listener = await open()
+    await listener.query('listen bare')
+    listeners.push(listener)
+  }
+  await sleep(2_000)
+  const before = cpuMs(server.pid ?? 0)
+  for (let n = 1; n <= CHANGES; n++) {
+    const all = listeners.map((listener) => once(listener, 'notification'))
+    await writer.query({ name: 'bare', text: `select pg_notify('bare', '')` })
+    await Promise.all(all)
+  }
+  const cpu = (cpuMs(server.pid ?? 0) - before) / CHANGES
+  await Promise.all([writer, ...listeners].map((client) => client.end()))
+  return cpu
 }
 
 async function shows(cluster: PostgresCluster, id: string, data: string): Promise<void> {
