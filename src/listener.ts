@@ -44,6 +44,8 @@ export interface Subscription {
 }
 
 const TIMEOUT_MS = 2_000
+/** Nobody waits for it, and whoever gives up in the queue of a busy server only makes it longer. */
+const CONNECT_TIMEOUT_MS = 10_000
 const MAX_BACKOFF_MS = 5_000
 /** How long silence is taken for quiet. */
 const PROOF_INTERVAL_MS = 30_000
@@ -108,6 +110,7 @@ export class Listener {
 
   /** The server is another one now: what is announced over the present connection does not count. */
   leave(): void {
+    this.#opening?.destroy()
     void this.#dropEar(0)
     this.#setHearing(false)
   }
@@ -149,7 +152,7 @@ export class Listener {
   async #open(): Promise<Ear> {
     const { connection, session } = this.#options
     const { signal } = this.#closing
-    const socket = await clientConfig({ connection, session, connectTimeoutMs: TIMEOUT_MS, signal })
+    const socket = await clientConfig({ connection, session, connectTimeoutMs: CONNECT_TIMEOUT_MS, signal })
     if (this.#isClosed()) throw new Error('The listener is closed')
     this.#opening = socket
     // pg-listen keeps to itself why a connection broke; what pg has below it tells.
@@ -167,7 +170,7 @@ export class Listener {
     subscriber.events.on('notification', ({ channel, payload }) => this.#hear(channel, String(payload)))
     this.#provenMs = -Infinity
     try {
-      await within(TIMEOUT_MS, subscriber.connect(), 'connecting the listener', signal)
+      await within(CONNECT_TIMEOUT_MS, subscriber.connect(), 'connecting the listener', signal)
       if (this.#isClosed()) throw new Error('The listener is closed')
       return ear
     } catch (error) {
