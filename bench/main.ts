@@ -1,9 +1,9 @@
 /**
- * npm run bench [-- arm ...]: measures, prints a table, and writes results.json and the plots beside this file.
+ * npm run bench [-- arm ...]: measures, prints a table, writes results.json beside this file, and the plots in docs/.
  * README.md says what each arm measures. Nothing else may run on the machine meanwhile.
  */
 import { spawnSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import pg from 'pg'
 import { migrate } from 'pg-membership'
@@ -20,6 +20,7 @@ import { bars, curves } from './lib/svg.js'
 
 /** What the machine waits for at least: see arms/changes.ts. */
 const FLOOR = 'bare INSERT + NOTIFY -> seen'
+const PLOTS = join(import.meta.dirname, '../docs/plots')
 /** More than the default of a hundred connections, where an arm needs more; everything else is the default. */
 const MANY = { max_connections: '1000' }
 
@@ -189,11 +190,13 @@ if (unknown.length > 0) {
   console.error(`No such arm: ${unknown.join(', ')}. There are: ${Object.keys(ARMS).join(', ')}`)
   process.exit(2)
 }
+mkdirSync(PLOTS, { recursive: true })
 const loadBefore = load()
 const context = { ...machine(), postgres: await postgresVersion(), loadBefore, at: new Date().toISOString() }
 console.log(
   `${context.cores} cores (${context.cpu}), PostgreSQL ${context.postgres} with fsync on, Node ${context.node}`,
 )
+const commit = spawnSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).stdout.trim()
 const results: Record<string, unknown> = {}
 const disturbances: string[] = []
 for (const [name, arm] of Object.entries(ARMS)) {
@@ -204,12 +207,11 @@ for (const [name, arm] of Object.entries(ARMS)) {
   console.log(`\n${name}`)
   for (const [what, figure] of lines) console.log(`  ${what.padEnd(42)}${figure}`)
   results[name] = { quiet: disturbed === undefined, data }
-  for (const [file, svg] of Object.entries(plots))
-    writeFileSync(join(import.meta.dirname, `${file}.svg`), svg)
+  for (const [file, svg] of Object.entries(plots)) writeFileSync(join(PLOTS, `${file}.svg`), svg)
+  // After each arm: all of them take a quarter of an hour.
+  writeFileSync(
+    join(import.meta.dirname, 'results.json'),
+    `${JSON.stringify({ ...context, commit, disturbances, results }, undefined, 2)}\n`,
+  )
 }
-const commit = spawnSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).stdout.trim()
-writeFileSync(
-  join(import.meta.dirname, 'results.json'),
-  `${JSON.stringify({ ...context, commit, loadAfter: load(), disturbances, results }, undefined, 2)}\n`,
-)
 for (const disturbed of disturbances) console.log(`\nNOT QUIET, publish nothing of it: ${disturbed}`)
