@@ -3,7 +3,7 @@
  * README.md says what each arm measures. Nothing else may run on the machine meanwhile.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import pg from 'pg'
 import { migrate } from 'pg-membership'
@@ -197,21 +197,24 @@ console.log(
   `${context.cores} cores (${context.cpu}), PostgreSQL ${context.postgres} with fsync on, Node ${context.node}`,
 )
 const commit = spawnSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).stdout.trim()
-const results: Record<string, unknown> = {}
+const RESULTS = join(import.meta.dirname, 'results.json')
+/** By arm, of the last run of each. */
+const results: Record<string, unknown> = existsSync(RESULTS)
+  ? (JSON.parse(readFileSync(RESULTS, 'utf8')) as Record<string, unknown>)
+  : {}
 const disturbances: string[] = []
+let isFirst = true
 for (const [name, arm] of Object.entries(ARMS)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue
   const { lines, data, floorMs, plots = {} } = await arm()
-  const disturbed = disturbance(Object.keys(results).length === 0 ? loadBefore : 0, floorMs)
+  // What the arms before it have left of load is no disturbance.
+  const disturbed = disturbance(isFirst ? loadBefore : 0, floorMs)
+  isFirst = false
   if (disturbed !== undefined) disturbances.push(`${name}: ${disturbed}`)
   console.log(`\n${name}`)
   for (const [what, figure] of lines) console.log(`  ${what.padEnd(42)}${figure}`)
-  results[name] = { quiet: disturbed === undefined, data }
   for (const [file, svg] of Object.entries(plots)) writeFileSync(join(PLOTS, `${file}.svg`), svg)
-  // After each arm: all of them take a quarter of an hour.
-  writeFileSync(
-    join(import.meta.dirname, 'results.json'),
-    `${JSON.stringify({ ...context, commit, disturbances, results }, undefined, 2)}\n`,
-  )
+  results[name] = { quiet: disturbed === undefined, ...context, commit, data }
+  writeFileSync(RESULTS, `${JSON.stringify(results, undefined, 2)}\n`)
 }
 for (const disturbed of disturbances) console.log(`\nNOT QUIET, publish nothing of it: ${disturbed}`)

@@ -916,24 +916,27 @@ declare
   claimed constant text := claimed_session(session_name, client_pid);
   role_claimed constant oid := claimed_role(claimed);
   moment constant timestamptz := clock_timestamp();
-  renewed bigint;
+  renewed bigint := -1;
 begin
-  if not well_formed(ids, tokens) then
+  if cardinality(ids) = cardinality(tokens) then
+    perform set_config('synchronous_commit', 'off', true);
+    -- By where the rows are, since they are locked: to find each anew by its id costs as much again.
+    -- An older heartbeat may come to its end last: it takes nothing back, and answers no later suspicion.
+    update members m set heartbeat_at = greatest(m.heartbeat_at, moment), session = claimed, session_role = role_claimed,
+      suspected_at = case when m.suspected_at > moment then m.suspected_at end
+    where m.ctid = any (array(
+      select mine.ctid
+      from unnest(ids, tokens) held (id, token) join members mine on mine.id = held.id and mine.token = held.token
+      where mine.cluster is not distinct from cluster_name
+      for no key update of mine skip locked
+    ));
+    get diagnostics renewed = row_count;
+  end if;
+  -- Where each was found, they are.
+  if renewed is distinct from cardinality(ids) and not well_formed(ids, tokens) then
     raise exception 'ids and tokens must be arrays of one length, without nulls; ids differ, tokens are not negative'
       using errcode = 'invalid_parameter_value';
   end if;
-  perform set_config('synchronous_commit', 'off', true);
-  -- By where the rows are, since they are locked: to find each anew by its id costs as much again.
-  -- An older heartbeat may come to its end last: it takes nothing back, and answers no later suspicion.
-  update members m set heartbeat_at = greatest(m.heartbeat_at, moment), session = claimed, session_role = role_claimed,
-    suspected_at = case when m.suspected_at > moment then m.suspected_at end
-  where m.ctid = any (array(
-    select mine.ctid
-    from unnest(ids, tokens) held (id, token) join members mine on mine.id = held.id and mine.token = held.token
-    where mine.cluster is not distinct from cluster_name
-    for no key update of mine skip locked
-  ));
-  get diagnostics renewed = row_count;
 
   if renewed < cardinality(ids) then
     select
