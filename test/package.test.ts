@@ -44,7 +44,7 @@ afterAll(() => {
 describe('the tarball', () => {
   test('has dist/, migrations/, docs/, examples/, README, LICENSE, CHANGELOG, and nothing else', () => {
     const expected =
-      /^(dist\/.+\.(d\.ts|js|js\.map)|migrations\/.+\.sql|docs\/.+\.md|examples\/.+\.(md|ts)|(README|CHANGELOG)\.md|LICENSE|package\.json)$/
+      /^(dist\/.+\.(d\.ts|js|js\.map)|migrations\/.+\.sql|docs\/.+\.(md|svg)|examples\/.+\.(md|ts)|(README|CHANGELOG)\.md|LICENSE|package\.json)$/
     expect(files.filter((file) => !expected.test(file))).toEqual([])
     const top = new Set(files.map((file) => file.replace(/\/.*/, '')))
     expect([...top].sort()).toEqual(

@@ -46,11 +46,19 @@ export function curves(title: string, xLabel: string, yLabel: string, all: reado
   const lines = all.map(({ label, points }, n) => {
     const colour = COLOURS[n % COLOURS.length] ?? ''
     const path = points.map(([x, y]) => at(x, y)).join(' ')
-    const last = points.at(-1) ?? [1, 1]
-    const y = top + height - along(last[1], ys, height)
-    return `  <polyline class="line" stroke="${colour}" points="${path}"/>
-  <text class="small" x="${left + width + 8}" y="${(y + 4).toFixed(1)}">${escaped(label)}</text>`
+    const [, last] = points.at(-1) ?? [1, 1]
+    const line = `  <polyline class="line" stroke="${colour}" points="${path}"/>`
+    return { label, colour, line, y: top + height - along(last, ys, height) + 4 }
   })
+  // Where lines end close to each other, their labels go one below another.
+  let free = 0
+  const labels = lines
+    .toSorted((one, other) => one.y - other.y)
+    .map(({ label, colour, y }) => {
+      const at = Math.max(y, free)
+      free = at + 13
+      return `  <text class="small" style="fill: ${colour}" x="${left + width + 8}" y="${at.toFixed(1)}">${escaped(label)}</text>`
+    })
   const xTicks = [...new Set(xs)].map(
     (x) =>
       `  <text class="small" x="${(left + along(x, xs, width)).toFixed(1)}" y="${top + height + 18}" text-anchor="middle">${x}</text>`,
@@ -66,7 +74,8 @@ export function curves(title: string, xLabel: string, yLabel: string, all: reado
     `  <text class="small" x="${left + width}" y="${top + height + 36}" text-anchor="end">${escaped(xLabel)}</text>`,
     ...xTicks,
     ...yTicks,
-    ...lines,
+    ...lines.map(({ line }) => line),
+    ...labels,
   ])
 }
 
