@@ -47,18 +47,27 @@ async function openScene(data: readonly string[] = ['one', 'two']): Promise<Scen
   const payloads: string[] = []
   ear.on('notification', ({ payload }) => payloads.push(payload ?? ''))
   await ear.query(`listen ${channel.name}`)
+  const cluster = await openListening(proxy, name)
+  const reads = countOf(proxy, 'changes', 'members')
+  return { admin, name, cluster, channel, payloads, reads }
+}
+
+/** Its queries go through the proxy, and its listener past it. */
+async function openListening(
+  { throughIt }: { readonly throughIt: string },
+  name: string,
+): Promise<PostgresCluster> {
   const cluster = openCluster({
     schema,
     name,
-    connection: proxy.throughIt,
+    connection: throughIt,
     listenConnection: databaseUrl(),
     ...DEAF_TO_ALL_ELSE,
   })
   await cluster.getMembers()
   await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
   await cluster.getMembers({ fresh: true })
-  const reads = countOf(proxy, 'changes', 'members')
-  return { admin, name, cluster, channel, payloads, reads }
+  return cluster
 }
 
 function signed({ key }: Channel, body: string): string {
@@ -230,16 +239,7 @@ test('promise 3: announcements that come late, or twice, or not at all, take not
 test('promise 3: a refresh that announcements have overtaken takes nothing back', async () => {
   const [admin, proxy, name] = [await openAdmin(), await openProxy(), uniqueName()]
   await typeMembers(admin, schema, name, ['one'])
-  const cluster = openCluster({
-    schema,
-    name,
-    connection: proxy.throughIt,
-    listenConnection: databaseUrl(),
-    ...DEAF_TO_ALL_ELSE,
-  })
-  await cluster.getMembers()
-  await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
-  await cluster.getMembers({ fresh: true })
+  const cluster = await openListening(proxy, name)
   const revisions: number[] = []
   void (async () => {
     for await (const members of cluster.watchMembers()) revisions.push(members.length)
