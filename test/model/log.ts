@@ -6,7 +6,7 @@ import { apply, eventsOf, type LoggedEvent } from '../support/event-log.js'
 import { Broken } from './broken.js'
 
 export const SCHEMA = 'pgmembership'
-/** Carried by a row that was deleted and inserted again in one transaction: nobody may see it gone. */
+/** Data of a row begins so while it is deleted, inserted and changed in one transaction: only its end may be seen. */
 export const PUT_BACK = 'put back by hand'
 
 export interface Departure {
@@ -93,7 +93,7 @@ export class Log {
     } catch (error) {
       throw new Broken(4, `the log of ${this.cluster} makes no sense: ${String(error)}`, atMs)
     }
-    if (event.data === PUT_BACK && kind === 'joined' && this.#last?.member === member) {
+    if (event.data?.startsWith(PUT_BACK) === true && this.#last?.member === member) {
       this.#inside.add(revision - 1)
     }
     if (kind === 'joined') {

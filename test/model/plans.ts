@@ -239,13 +239,13 @@ export const FAULTS: readonly Plan[] = [
     add: withServer(withMembership((stage, { target }) => stage.add({ do: 'remove', ...target }))),
   },
   {
-    weight: 6,
+    weight: 10,
     add: withServer(
       withMembership((stage, { target }) =>
         stage.add({
           do: 'repair',
           ...target,
-          how: stage.chance.pick(['delete', 'change', 'put back']),
+          how: stage.chance.pick(['delete', 'change', 'put back', 'put back']),
           forMs: stage.between(0, 1_500),
         }),
       ),
