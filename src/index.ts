@@ -1,13 +1,13 @@
-export type { Member } from './member.js'
-export type { Snapshot } from './snapshot.js'
-export type { WaitOptions } from './waiting.js'
-export type { Lease } from './lease.js'
-export type { Cluster, Membership, MembershipOptions, Reader, Status } from './cluster.js'
-export type { QueryClient } from './query-client.js'
-export type { Connection, ConnectionConfig, Connections } from './options.js'
-export type { Logger } from './report.js'
-export { PostgresCluster, type PostgresClusterOptions } from './postgres-cluster.js'
-export { migrate, migrationSql, type MigrateOptions } from './migrate.js'
+export type { Member } from './api/member.js'
+export type { Snapshot } from './engine/snapshot.js'
+export type { WaitOptions } from './kit/waiting.js'
+export type { Lease } from './engine/membership/timed-lease.js'
+export type { Cluster, Membership, MembershipOptions, Reader, Status } from './api/cluster.js'
+export type { QueryClient } from './api/query-client.js'
+export type { Connection, ConnectionConfig, Connections } from './engine/options.js'
+export type { Logger } from './engine/report.js'
+export { PostgresCluster, type PostgresClusterOptions } from './postgres/cluster.js'
+export { migrate, migrationSql, type MigrateOptions } from './postgres/schema/migrate.js'
 export {
   AbortedError,
   ClosedError,
@@ -17,4 +17,4 @@ export {
   MembershipLostError,
   OptionError,
   SchemaError,
-} from './errors.js'
+} from './api/errors.js'

@@ -15,7 +15,7 @@ let monotonicMs: () => number
 beforeEach(async () => {
   vi.useFakeTimers({ toFake: ['Date'] })
   vi.resetModules()
-  ;({ monotonicMs } = await import('../src/clock.js'))
+  ;({ monotonicMs } = await import('../src/kit/clock.js'))
   monotonicMs()
 })
 

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import { Early, Passed } from '../src/deltas.js'
-import type { Delta, Position } from '../src/store.js'
+import { Early, Passed } from '../src/engine/deltas.js'
+import type { Delta, Position } from '../src/engine/store.js'
 
 const at = (revision: number, history = 'one'): Position => ({ revision, stamp: `${history} ${revision}` })
 

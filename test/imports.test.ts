@@ -4,7 +4,7 @@ import { posix } from 'node:path'
 import ts from 'typescript'
 import { expect, test } from 'vitest'
 
-const ENTRIES = ['index.ts', 'memory.ts', 'cli/main.ts']
+const ENTRIES = ['index.ts', 'memory/index.ts', 'cli/main.ts']
 const DRIVERS = ['pg', 'pg-listen', 'kysely']
 
 const source = new URL('../src/', import.meta.url)
@@ -60,7 +60,7 @@ test('every imported file exists, and every imported package is a declared depen
 })
 
 test('only listener.ts knows pg-listen', () => {
-  expect(importersOf('pg-listen')).toEqual(['listener.ts'])
+  expect(importersOf('pg-listen')).toEqual(['postgres/connection/listener.ts'])
 })
 
 test('only the command line imports from cli/', () => {
@@ -71,6 +71,6 @@ test('only the command line imports from cli/', () => {
 })
 
 test('pg-membership/memory needs no database driver', () => {
-  const ways = DRIVERS.map((driver) => wayFrom('memory.ts', driver))
+  const ways = DRIVERS.map((driver) => wayFrom('memory/index.ts', driver))
   expect(ways.filter((way) => way !== undefined)).toEqual([])
 })

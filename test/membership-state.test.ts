@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { Member } from '../src/member.js'
-import { MembershipState } from '../src/membership-state.js'
-import type { Position } from '../src/store.js'
+import type { Member } from '../src/api/member.js'
+import { MembershipState } from '../src/engine/membership/belief.js'
+import type { Position } from '../src/engine/store.js'
 
 const at = (revision: number): Position => ({ revision, stamp: `stamp ${revision}` })
 const seen = (token: number, data = ''): Member => ({ id: 'a', token, data, registeredAt: '2026-01-01' })

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { Member } from '../src/member.js'
-import { sameMembers, snapshotAfter, snapshotOf, type Change, type Snapshot } from '../src/snapshot.js'
+import type { Member } from '../src/api/member.js'
+import { sameMembers, snapshotAfter, snapshotOf, type Change, type Snapshot } from '../src/engine/snapshot.js'
 
 const member = (id: string, token: number, data = ''): Member => ({
   id,

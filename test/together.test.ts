@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { Together, type TogetherOptions } from '../src/together.js'
+import { Together, type TogetherOptions } from '../src/kit/together.js'
 
 type Options = TogetherOptions<string, number, number>
 

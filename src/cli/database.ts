@@ -1,12 +1,12 @@
 /** One connection for one command, which only reads: a standby will do. */
 import process from 'node:process'
 import pg from 'pg'
-import { clientConfig } from '../client.js'
-import { permanentError } from '../database-errors.js'
-import { schemaName } from '../options.js'
-import { checkSchemaVersion, quoteIdentifier, type FoundVersion } from '../schema.js'
-import { begin } from '../settings.js'
-import { within } from '../waiting.js'
+import { clientConfig } from '../postgres/connection/client.js'
+import { permanentError } from '../postgres/errors.js'
+import { schemaName } from '../engine/options.js'
+import { checkSchemaVersion, quoteIdentifier, type FoundVersion } from '../postgres/schema/version.js'
+import { begin } from '../postgres/connection/settings.js'
+import { within } from '../kit/waiting.js'
 import { UsageError, type Arguments } from './arguments.js'
 import { inOneLine } from './visible.js'
 

@@ -2,7 +2,7 @@
 /** npx pg-membership: finds the command, prints what it returns, turns errors into one line and an exit code. */
 import { readFileSync } from 'node:fs'
 import process from 'node:process'
-import { OptionError } from '../errors.js'
+import { OptionError } from '../api/errors.js'
 import { parseArguments, UsageError } from './arguments.js'
 import type { Command } from './command.js'
 import { historyCommand } from './history.js'

@@ -1,4 +1,4 @@
-import { schemaName } from '../options.js'
+import { schemaName } from '../engine/options.js'
 import { CONNECTION_HELP, type Command } from './command.js'
 import { connectionUrl } from './database.js'
 
@@ -17,7 +17,7 @@ ${CONNECTION_HELP}`,
   async run(args) {
     const schema = schemaName(args.text('schema'))
     // Loaded when needed: it doubles the time that the other commands take to start.
-    const { migrate } = await import('../migrate.js')
+    const { migrate } = await import('../postgres/schema/migrate.js')
     const migrations = await migrate({ connection: connectionUrl(args), schema })
     if (args.flag('json')) return JSON.stringify({ schema, migrations })
     if (migrations.length === 0) return `Schema ${JSON.stringify(schema)} is up to date.`

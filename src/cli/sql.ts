@@ -1,7 +1,7 @@
-import { grantsText } from '../migration-files.js'
-import { migrationSql } from '../migration-sql.js'
-import { schemaName } from '../options.js'
-import { quoteIdentifier } from '../schema.js'
+import { grantsText } from '../postgres/schema/files.js'
+import { migrationSql } from '../postgres/schema/print.js'
+import { schemaName } from '../engine/options.js'
+import { quoteIdentifier } from '../postgres/schema/version.js'
 import { UsageError, type Arguments } from './arguments.js'
 import type { Command } from './command.js'
 

@@ -11,7 +11,7 @@ export interface Place {
   readonly where: string
 }
 
-/** That a client has sent the statement of this name (`src/statements.ts`), prepared or as text; '': anything. */
+/** That a client has sent the statement of this name (`src/postgres/store.ts`), prepared or as text; '': anything. */
 export function sends(name: string): (traffic: { readonly sent: string }) => boolean {
   return ({ sent }) => name === '' || sent.includes(`pg-membership ${name} `) || sent.includes(`-- ${name}\n`)
 }

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest'
 const ROOT = join(import.meta.dirname, '../..')
 const CONTRACT = 'test/types/contract.d.ts'
 const MAIN = 'dist/index.d.ts'
-const MEMORY = 'dist/memory.d.ts'
+const MEMORY = 'dist/memory/index.d.ts'
 
 const program = ts.createProgram(
   [CONTRACT, MAIN, MEMORY].map((file) => join(ROOT, file)),

@@ -1,0 +1,200 @@
+/** A cluster on any store: wires the parts, and closes them in order. */
+import { checkWaitOptions, within, type WaitOptions } from '../kit/waiting.js'
+import { monotonicMs } from '../kit/clock.js'
+import type { Cluster, Membership, MembershipOptions, Status } from '../api/cluster.js'
+import { ClosedError } from '../api/errors.js'
+import type { Member } from '../api/member.js'
+import { checkOptions, refuse, type Timing } from './options.js'
+import { CachedReader, type News } from './reader.js'
+import { Registrations } from './membership/writer.js'
+import type { Report } from './report.js'
+import type { Snapshot } from './snapshot.js'
+import type { Delta, Store } from './store.js'
+import { Sweeper } from './sweeper.js'
+
+/** What a store's owner is told by. */
+export interface Wires {
+  /** Something may have changed. */
+  readonly hint: () => void
+  /** This has changed. */
+  readonly take: (delta: Delta) => void
+  /** Whether announcements or hints arrive from now on. */
+  readonly hearing: (hearing: boolean) => void
+  /** Ends the leases, as silence would. */
+  readonly distrust: () => void
+  /** The connection was lost, or is back: try everything now. */
+  readonly reconnect: () => void
+  /** The connection is there: try now what failed. */
+  readonly retry: () => void
+  /** How long to wait at most between two attempts to connect. */
+  readonly patienceMs: () => number
+}
+
+export interface CoreOptions {
+  readonly name: string
+  readonly store: Store
+  readonly timing: Timing
+  readonly report: Report
+  /** Called at the first use; it tells at some time whether announcements or hints arrive. Returns how to disconnect. */
+  readonly connect: (wires: Wires) => () => void
+  /** A change was found that nobody had announced, nor hinted at. */
+  readonly onSurprise: () => void
+  readonly disconnect: (deadlineMs: number) => Promise<void>
+}
+
+export class ClusterCore implements Cluster {
+  readonly name: string
+  readonly #options: CoreOptions
+  readonly #reader: CachedReader
+  readonly #registrations: Registrations
+  readonly #sweeper: Sweeper
+  #disconnect: (() => void) | undefined
+  #answering = true
+  /** undefined: not known yet. */
+  #hearing: boolean | undefined
+  #mode: Status['mode'] = 'connecting'
+  #toldMode: Status['mode'] = 'connecting'
+  #since = new Date().toISOString()
+  #closed = false
+  #closing: Promise<void> | undefined
+
+  constructor(options: CoreOptions) {
+    const { store, timing, report, onSurprise } = options
+    this.name = options.name
+    this.#options = options
+    const onAnswer = (answered: boolean): void => {
+      this.#answering = answered
+      this.#noteMode()
+    }
+    this.#reader = new CachedReader({
+      store,
+      pollMs: timing.pollMs,
+      report,
+      onAnswer,
+      onSurprise,
+      onSweepOverdue: () => this.#sweeper.sweepNow(),
+      onSnapshot: (news) => this.#changed(news),
+      onRefused: (error) => this.#registrations.refused(error),
+      onUse: () => this.#start(),
+    })
+    this.#registrations = new Registrations({
+      store,
+      reader: this.#reader,
+      timing,
+      report,
+      onAnswer,
+      onSweepOverdue: () => this.#sweeper.sweepNow(),
+      onUse: () => this.#start(),
+    })
+    this.#sweeper = new Sweeper({ store, report, watching: () => this.#othersAreMembers() })
+  }
+
+  get snapshot(): Snapshot | undefined {
+    return this.#reader.snapshot
+  }
+
+  get status(): Status {
+    return Object.freeze({
+      mode: this.#mode,
+      since: this.#since,
+      revision: this.#reader.snapshot?.revision,
+      ageMs: this.#reader.ageMs,
+      lastError: this.#options.report.lastError,
+    })
+  }
+
+  createMembership(options: MembershipOptions = {}): Membership {
+    checkOptions('createMembership', options, ['data', 'onLost'])
+    if (this.#closed) throw new ClosedError('The cluster is closed')
+    return this.#registrations.create(options)
+  }
+
+  async getMembers(options: WaitOptions & { readonly fresh?: boolean } = {}): Promise<readonly Member[]> {
+    checkWaitOptions(options)
+    const fresh: unknown = options.fresh
+    if (fresh !== undefined && typeof fresh !== 'boolean') refuse('fresh', fresh, 'be true or false')
+    return await this.#reader.getMembers(options)
+  }
+
+  watchMembers(options: WaitOptions = {}): AsyncIterableIterator<readonly Member[]> {
+    checkWaitOptions(options)
+    return this.#reader.watchMembers(options)
+  }
+
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close())
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #close(): Promise<void> {
+    const endMs = monotonicMs() + this.#options.timing.closeTimeoutMs
+    const leftMs = (): number => Math.max(0, endMs - monotonicMs())
+    this.#closed = true
+    this.#noteMode()
+    this.#disconnect?.()
+    const swept = this.#sweeper.stop()
+    await this.#registrations.close(leftMs())
+    const read = this.#reader.close()
+    await this.#options.disconnect(leftMs())
+    // Where others go on using the connections, what is under way may wait for its turn on them.
+    await within(leftMs(), Promise.all([swept, read]), 'closing').catch(() => undefined)
+  }
+
+  #start(): void {
+    if (this.#disconnect !== undefined || this.#closed) return
+    this.#disconnect = this.#options.connect({
+      hint: () => this.#reader.hint(),
+      take: (delta) => this.#reader.take(delta),
+      hearing: (hearing) => {
+        this.#hearing = hearing
+        this.#noteMode()
+        this.#reader.missed()
+      },
+      distrust: () => this.#registrations.distrust(),
+      reconnect: () => {
+        this.#registrations.recover()
+        this.#reader.recover()
+      },
+      retry: () => {
+        this.#registrations.retry()
+        this.#reader.retry()
+        this.#sweeper.retry()
+      },
+      patienceMs: () => this.#registrations.patienceMs,
+    })
+  }
+
+  #changed(news: News): void {
+    this.#noteMode()
+    this.#registrations.reconcile(news)
+    this.#sweeper.follow()
+  }
+
+  #othersAreMembers(): boolean {
+    return this.snapshot?.members.some((member) => !this.#registrations.has(member)) ?? false
+  }
+
+  #noteMode(): void {
+    const mode = this.#presentMode()
+    if (mode !== this.#mode) {
+      this.#mode = mode
+      this.#since = new Date().toISOString()
+    }
+    // The first load is often faster than LISTEN: a healthy start is not told as polling.
+    const isPassing = mode === 'polling' && this.#hearing === undefined
+    if (mode === this.#toldMode || isPassing) return
+    this.#toldMode = mode
+    this.#options.report.publish('status', { mode })
+    this.#options.report.log(mode === 'disconnected' ? 'warn' : 'info', { mode }, `Now ${mode}`)
+  }
+
+  #presentMode(): Status['mode'] {
+    if (this.#closed) return 'closed'
+    if (this.snapshot === undefined) return 'connecting'
+    if (!this.#answering) return 'disconnected'
+    return this.#hearing === true ? 'listening' : 'polling'
+  }
+}

@@ -1,0 +1,307 @@
+/**
+ * One membership: its lease, and those who wait. What is to be done follows from membership-state.ts;
+ * registrations.ts does it for all memberships of a process at once, and reports back here.
+ *
+ * A registration that was removed by others is lost: the lease ends with the reason that the log gives,
+ * and, unless told to stay out, the membership registers again under the same id, with a higher token.
+ * A lease that ran out in silence is renewed with the same token when the row turns out to be there.
+ * Only who never was registered gives up when the database refuses.
+ */
+import { v7 as newId } from 'uuid'
+import { abortedError, checkWaitOptions, Waiting, type WaitOptions, within } from '../../kit/waiting.js'
+import type { Membership, MembershipOptions } from '../../api/cluster.js'
+import { ClosedError, DeregisteredError, MembershipLostError, type LossReason } from '../../api/errors.js'
+import { TimedLease, trustedUntil, type Lease } from './timed-lease.js'
+import { monotonicMs } from '../../kit/clock.js'
+import { storableData } from '../../api/member.js'
+import { MembershipState } from './belief.js'
+import { onLostOption } from '../options.js'
+import { requireClient, requireTransaction, type QueryClient } from '../../api/query-client.js'
+import type { Snapshot } from '../snapshot.js'
+import type { Position, Registration } from '../store.js'
+
+/** The process's side of a membership: where its steps are done. */
+export interface Host {
+  readonly ttlMs: number
+  readonly closed: boolean
+  lastError(): Error | undefined
+  /** This membership has a next step. */
+  wake(membership: OwnMembership): void
+  /** A wait has ended: it may be at rest. */
+  rest(membership: OwnMembership): void
+  fence(client: QueryClient, registration: Registration): Promise<void>
+  leaseChanged(id: string, lease: Lease, state: 'granted' | 'ended'): void
+}
+
+/** How long an aborted register waits for its attempt under way, to undo it. */
+const UNDO_MS = 1_000
+/** The database takes no attempt to register that is older: register(), in the migrations. */
+const LATE_MS = 10_000
+
+export class OwnMembership implements Membership {
+  readonly id = newId()
+  readonly #host: Host
+  readonly #onLost: 'register-again' | 'stay-out'
+  readonly #registering = new Waiting<Lease>()
+  readonly #trusting = new Waiting<Lease>()
+  readonly #leaving = new Waiting<undefined>()
+  readonly #saving = new Waiting<undefined>()
+  readonly state = new MembershipState()
+  #data: string
+  #lease: TimedLease | undefined
+  #lateUntilMs = -Infinity
+  /** Its owner was told so, and has not given it up since. */
+  #isRegistered = false
+
+  constructor(host: Host, { data = '', onLost }: MembershipOptions) {
+    this.#host = host
+    this.#data = storableData(data)
+    this.#onLost = onLostOption(onLost)
+  }
+
+  get data(): string {
+    return this.#data
+  }
+
+  get lease(): Lease | undefined {
+    return this.#trusted()
+  }
+
+  async whenRegistered(options: WaitOptions = {}): Promise<Lease> {
+    checkWaitOptions(options)
+    this.#refuse(options)
+    const lease = this.#trusted()
+    if (lease !== undefined) return lease
+    const trusted = this.#trusting.wait(options, () => this.#host.lastError())
+    this.#host.wake(this)
+    try {
+      return await trusted
+    } finally {
+      this.#host.rest(this)
+    }
+  }
+
+  async register(options: WaitOptions = {}): Promise<Lease> {
+    checkWaitOptions(options)
+    this.#refuse(options)
+    this.state.want()
+    const lease = this.#trusted()
+    if (lease !== undefined && this.state.isShown) return lease
+    const registered = this.#registering.wait(options, () => this.#host.lastError())
+    this.#host.wake(this)
+    try {
+      return await registered
+    } catch (error) {
+      if (options.signal?.aborted === true) await this.#undo()
+      throw error
+    }
+  }
+
+  async deregister(options: WaitOptions = {}): Promise<void> {
+    checkWaitOptions(options)
+    this.#refuse()
+    this.#giveUp(new DeregisteredError('The membership was deregistered'))
+    if (this.state.isOutAndShown) {
+      this.#refuse(options)
+      return
+    }
+    this.#host.wake(this)
+    await this.#leaving.wait(options, () => this.#host.lastError())
+  }
+
+  async setData(data: string, options: WaitOptions = {}): Promise<void> {
+    checkWaitOptions(options)
+    storableData(data)
+    this.#refuse()
+    if (data !== this.#data) {
+      this.#data = data
+      this.state.dataChanged()
+    }
+    const { wanted, version, shownVersion } = this.state
+    if (!wanted || shownVersion === version) {
+      this.#refuse(options)
+      return
+    }
+    this.#host.wake(this)
+    await this.#saving.wait(options, () => this.#host.lastError(), version)
+  }
+
+  async fence(client: QueryClient): Promise<void> {
+    requireClient(client)
+    await this.#host.fence(client, { id: this.id, token: this.state.token ?? this.state.floor })
+    requireTransaction(client)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#host.closed) await this.deregister()
+  }
+
+  // ------------------------------------------------- for registrations.ts and heartbeats.ts
+
+  /** Nothing to do, nobody waits, and nothing is about to turn up. */
+  get isAtRest(): boolean {
+    const { isOut, wanted } = this.state
+    const waits = this.#trusting.size + this.#leaving.size
+    return isOut && !wanted && waits === 0 && !this.isLate
+  }
+
+  /** An attempt that was not answered may yet take effect. */
+  get isLate(): boolean {
+    return monotonicMs() < this.#lateUntilMs
+  }
+
+  /** Carrying `version` of the data, by an attempt begun at `startedMs`; to be seen at this position. */
+  registered(token: number, version: number, startedMs: number, at: Position): void {
+    this.state.registered(token, version, at)
+    this.renewed(token, startedMs)
+  }
+
+  /** Nobody knows whether it is registered, nor whether it will be in a moment. */
+  unanswered(): void {
+    this.#lateUntilMs = monotonicMs() + LATE_MS
+    this.state.registerFailed('unanswered')
+  }
+
+  /** Somebody else has this id, in another cluster. */
+  refused(): void {
+    this.state.registerFailed('nothing happened')
+    this.#stayOut(
+      new MembershipLostError('The id is registered in another cluster', { reason: 'superseded' }),
+    )
+  }
+
+  renewed(token: number, startedMs: number): void {
+    if (this.state.keptToken !== token) return
+    if (this.#trusted()?.token === token) this.#lease?.renew(startedMs)
+    else this.#trust(token, startedMs)
+  }
+
+  /** The row is gone, and it was not we who removed it. */
+  lost(token: number, reason: LossReason, at: Position): void {
+    if (this.state.lost(token, at)) {
+      const error = new MembershipLostError(`The registration was lost: ${reason}`, { reason })
+      if (this.#onLost === 'stay-out') this.#stayOut(error)
+      else this.#endLease(error)
+    }
+    this.#host.wake(this)
+  }
+
+  /**
+   * What waiting does not seem to cure: those who wait are told. Whose register() never resolved is out, and
+   * nothing of it stays; what was registered and is wanted goes on trying, since such an error may pass.
+   */
+  failed(error: Error): void {
+    this.#leaving.reject(error)
+    this.#saving.reject(error)
+    this.#registering.reject(error)
+    if (this.state.wanted && !this.#isRegistered) this.#stayOut(error)
+  }
+
+  distrust(): void {
+    this.#endLease(new MembershipLostError('Cut off', { reason: 'unreachable' }))
+  }
+
+  /**
+   * Compares with a snapshot that shows all that is known, and tells those who wait. True: a heartbeat should
+   * find out what became of the row.
+   */
+  reconcile(snapshot: Snapshot): boolean {
+    const found = this.state.shown(snapshot.get(this.id), this.#data)
+    if (found === 'superseded') {
+      this.#endLease(
+        new MembershipLostError('The registration was lost: superseded', { reason: 'superseded' }),
+      )
+    }
+    if (found === 'superseded' || found === 'changed') this.#host.wake(this)
+    this.#tellShown()
+    return found === 'missing'
+  }
+
+  /** A refresh that began after the end of this attempt has ended with this snapshot. */
+  lookedFor(snapshot: Snapshot, attempt: number): void {
+    this.state.lookedFor(snapshot.get(this.id), attempt)
+    if (this.state.nextStep() !== undefined) this.#host.wake(this)
+    this.#tellShown()
+  }
+
+  /** Ends the lease and all waits but those for having left. */
+  close(): void {
+    const error = new ClosedError('The cluster is closed')
+    this.#trusting.reject(error)
+    this.#saving.reject(error)
+    this.#giveUp(error)
+  }
+
+  /** Nothing more will be tried. */
+  closed(): void {
+    if (this.state.token === undefined) this.#leaving.resolve(undefined)
+    else this.#leaving.reject(new ClosedError('The cluster was closed first'))
+  }
+
+  // -----------------------------------------------------------------------------------------
+
+  #refuse({ signal }: WaitOptions = {}): void {
+    if (this.#host.closed) throw new ClosedError('The cluster is closed')
+    if (signal?.aborted === true) throw abortedError(signal, this.#host.lastError())
+  }
+
+  #trusted(): TimedLease | undefined {
+    return this.#lease?.trusted === true ? this.#lease : undefined
+  }
+
+  #trust(token: number, startedMs: number): void {
+    if (trustedUntil(startedMs, this.#host.ttlMs) <= monotonicMs()) return
+    const lease = new TimedLease(token, this.#host.ttlMs, startedMs)
+    this.#lease = lease
+    const onEnd = (): void => this.#host.leaseChanged(this.id, lease, 'ended')
+    lease.signal.addEventListener('abort', onEnd, { once: true })
+    this.#host.leaseChanged(this.id, lease, 'granted')
+    this.#trusting.resolve(lease)
+    this.#tellRegistered()
+  }
+
+  #tellShown(): void {
+    const { isOutAndShown, isShown, shownVersion } = this.state
+    // What was given up before a registration that is shown is gone.
+    if (isOutAndShown || isShown) this.#leaving.resolve(undefined)
+    if (!isShown) return
+    if (shownVersion !== undefined) this.#saving.resolve(undefined, shownVersion)
+    this.#tellRegistered()
+  }
+
+  #tellRegistered(): void {
+    const lease = this.#trusted()
+    if (lease === undefined || !this.state.isShown) return
+    this.#isRegistered = true
+    this.#registering.resolve(lease)
+  }
+
+  #endLease(reason: Error): void {
+    const lease = this.#lease
+    this.#lease = undefined
+    if (lease?.trusted === true) lease.end(reason)
+  }
+
+  /** The lease ends before the row goes. */
+  #giveUp(reason: Error): void {
+    this.state.giveUp()
+    this.#isRegistered = false
+    this.#endLease(reason)
+    this.#registering.reject(reason)
+    this.#saving.resolve(undefined)
+  }
+
+  #stayOut(reason: Error): void {
+    this.#giveUp(reason)
+    this.#host.wake(this)
+  }
+
+  /** After an abort nothing stays registered, unless others still want it. */
+  async #undo(): Promise<void> {
+    if (this.#registering.size > 0 || this.state.isShown || this.#host.closed) return
+    this.#giveUp(new DeregisteredError('The registration was aborted'))
+    if (this.state.isOut) return
+    this.#host.wake(this)
+    await within(UNDO_MS, this.#leaving.wait(), 'undoing').catch(() => undefined)
+  }
+}

@@ -1,0 +1,191 @@
+/**
+ * One refresh: from what is cached to a position at which the database was meanwhile, in steps of one
+ * statement each. A statement reads a bounded amount, so that heartbeats get their turns in between. When
+ * a step fails, the next one goes on where it was.
+ *
+ * First it reads the changes since the cached position, up to where the cluster is at the first look:
+ * only there is it sure that no transaction is cut in two. If the log does not tell them any more, or
+ * they fit nothing in the snapshot, or they are more than the members themselves, it reads all members.
+ *
+ * Those come in pages, by token. Changes go on meanwhile, so each page is from a position of its own, which
+ * the history of the next page must have passed. Then the changes from the first page's position to the
+ * last page's are applied to all: that is what the table was at the last page's position.
+ *
+ * Meanwhile deltas may take the reader further: it then compares the outcome with where it is.
+ */
+import type { Member } from '../api/member.js'
+import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf, type Snapshot } from './snapshot.js'
+import { samePosition, type Position, type Sighting, type Store } from './store.js'
+
+export interface Cached {
+  readonly snapshot: Snapshot
+  readonly position: Position
+}
+
+export interface RefreshOptions {
+  /** The last position at which a query found the database: those after it were only announced. */
+  readonly confirmed: Position | undefined
+  /** The cached members are wrong: read them all. */
+  readonly all: boolean
+}
+
+type Source = Pick<Store, 'readChanges' | 'readMembers'>
+
+export type Outcome =
+  | { readonly kind: 'same' }
+  | ({
+      readonly kind: 'changes' | 'all'
+      /** The history of the database is not that of what was cached. */
+      readonly otherHistory: boolean
+      /** Nor that of what a query had found there. */
+      readonly lostCommits: boolean
+      /** The log told what cannot be. */
+      readonly misfit: boolean
+    } & Cached)
+
+type Stage =
+  | ({ readonly reading: 'changes'; readonly target?: Position; readonly bytes: number } & Cached)
+  | {
+      readonly reading: 'members'
+      readonly members: Member[]
+      readonly first?: Position
+      readonly last?: Position
+    }
+  | {
+      readonly reading: 'the rest'
+      readonly members: Member[]
+      readonly position: Position
+      readonly target: Position
+    }
+
+/** Of what a member or a change is beside its data, about. */
+const ROW_BYTES = 100
+/** A delta may always be as large as this. */
+const DELTA_BYTES = 2_097_152
+
+export class Refresh {
+  readonly #store: Source
+  readonly #cached: Cached | undefined
+  readonly #confirmed: Position | undefined
+  #stage: Stage
+  #otherHistory = false
+  #lostCommits = false
+  #misfit = false
+  #sweepOverdue = false
+
+  constructor(store: Source, cached: Cached | undefined, options?: RefreshOptions) {
+    this.#store = store
+    this.#cached = cached
+    this.#confirmed = options?.confirmed ?? cached?.position
+    const known = cached !== undefined && cached.position.stamp !== '' && options?.all !== true
+    this.#stage = known ? { reading: 'changes', ...cached, bytes: 0 } : { reading: 'members', members: [] }
+  }
+
+  /** What it compares with. */
+  get cached(): Cached | undefined {
+    return this.#cached
+  }
+
+  /** Turns to sweep were missed, as the last answer told. */
+  get sweepOverdue(): boolean {
+    return this.#sweepOverdue
+  }
+
+  /** One statement. undefined: there is more to read. */
+  async step(): Promise<Outcome | undefined> {
+    const stage = this.#stage
+    if (stage.reading === 'changes') return await this.#readChanges(stage)
+    if (stage.reading === 'members') return await this.#readMembers(stage)
+    return await this.#readRest(stage)
+  }
+
+  async #readChanges(stage: Stage & { reading: 'changes' }): Promise<Outcome | undefined> {
+    const answer = await this.#store.readChanges(stage.position, stage.target?.revision)
+    const { changes, reached } = answer
+    const target = stage.target ?? this.#sighted(answer)
+    if (answer.history === 'other') this.#otherHistory = true
+    if (samePosition(stage.position, target)) return { kind: 'same' }
+    const bytes = stage.bytes + sizeOf(changes.map(({ member }) => member))
+    const snapshot = changes.length > 0 ? snapshotAfter(stage.snapshot, reached.revision, changes) : undefined
+    this.#misfit = changes.length > 0 && snapshot === undefined
+    if (snapshot !== undefined && samePosition(reached, target))
+      return this.#done('changes', snapshot, target)
+    if (
+      snapshot === undefined ||
+      reached.revision >= target.revision ||
+      bytes > DELTA_BYTES + sizeOf(this.#cached?.snapshot.members ?? [])
+    ) {
+      this.#stage = { reading: 'members', members: [] }
+    } else {
+      this.#stage = { reading: 'changes', snapshot, position: reached, target, bytes }
+    }
+    return undefined
+  }
+
+  async #readMembers(stage: Stage & { reading: 'members' }): Promise<Outcome | undefined> {
+    const { members } = stage
+    const before = this.#cached
+    const confirmed = this.#confirmed
+    const answer = await this.#store.readMembers(members.at(-1)?.token ?? -1, stage.last ?? confirmed)
+    const last = this.#sighted(answer)
+    if (stage.last === undefined) {
+      const regressed = before !== undefined && last.revision < before.position.revision
+      if (regressed && answer.recovering) return { kind: 'same' }
+      this.#lostCommits =
+        confirmed !== undefined && (last.revision < confirmed.revision || answer.history === 'other')
+      this.#otherHistory ||= regressed || this.#lostCommits
+    } else if (answer.history !== 'same') {
+      this.#startOver()
+    }
+    for (const member of answer.members) members.push(keptMember(member, before?.snapshot))
+    const first = stage.first ?? last
+    if (!answer.complete) this.#stage = { reading: 'members', members, first, last }
+    else if (samePosition(first, last))
+      return this.#done('all', snapshotOf(last.revision, members, before?.snapshot), last)
+    else this.#stage = { reading: 'the rest', members, position: first, target: last }
+    return undefined
+  }
+
+  async #readRest(stage: Stage & { reading: 'the rest' }): Promise<Outcome | undefined> {
+    const { members, position, target } = stage
+    const answer = await this.#store.readChanges(position, target.revision)
+    this.#sighted(answer)
+    const { changes, reached } = answer
+    const done = samePosition(reached, target)
+    if (changes.length === 0 || (reached.revision >= target.revision && !done)) this.#startOver()
+    catchUp(members, changes)
+    if (done) return this.#done('all', snapshotOf(target.revision, members, this.#cached?.snapshot), target)
+    this.#stage = { reading: 'the rest', members, position: reached, target }
+    return undefined
+  }
+
+  #sighted({ revision, stamp, sweepOverdue }: Sighting): Position {
+    this.#sweepOverdue = sweepOverdue
+    return { revision, stamp }
+  }
+
+  #done(kind: 'changes' | 'all', snapshot: Snapshot, position: Position): Outcome {
+    const before = this.#cached
+    if (
+      before !== undefined &&
+      samePosition(before.position, position) &&
+      sameMembers(before.snapshot.members, snapshot.members)
+    ) {
+      return { kind: 'same' }
+    }
+    const [otherHistory, lostCommits, misfit] = [this.#otherHistory, this.#lostCommits, this.#misfit]
+    return { kind, snapshot, position, otherHistory, lostCommits, misfit }
+  }
+
+  /** Thrown, so that the next attempt waits a little. */
+  #startOver(): never {
+    this.#stage = { reading: 'members', members: [] }
+    throw new Error(
+      'While the members were read, the log was trimmed, or the database was replaced by another',
+    )
+  }
+}
+
+function sizeOf(members: readonly Member[]): number {
+  return members.reduce((bytes, { data }) => bytes + data.length + ROW_BYTES, 0)
+}

@@ -1,0 +1,136 @@
+/** A cluster in PostgreSQL: the composition root. */
+import { ClusterCore } from '../engine/cluster-core.js'
+import { Announcements } from './announcements.js'
+import { connectionOption } from './connection/config.js'
+import { SharedConnections } from './connection/shared-connections.js'
+import {
+  checkOptions,
+  clusterName,
+  loggerOption,
+  refuse,
+  schemaName,
+  timing,
+  type Connection,
+  type Connections,
+} from '../engine/options.js'
+import { Report, type Logger } from '../engine/report.js'
+import { Statements } from './store.js'
+
+export interface PostgresClusterOptions {
+  /** 1 to 255 bytes of UTF-8, without U+0000. Clusters of other names, or in other schemas, are never seen. */
+  readonly name: string
+  /** For queries; may go through a pooler. A function is called before every connect; a standby is refused. */
+  readonly connection: Connection | Connections
+  /** For LISTEN; a direct or session-mode address. Default: `connection`. false: never listen, poll. */
+  readonly listenConnection?: Connection | false
+  /** Where `migrate` put the tables. Default 'pgmembership'. */
+  readonly schema?: string
+  /** Silence after which others may remove a member, in milliseconds. 1_000 to 86_400_000; default 15_000. */
+  readonly ttlMs?: number
+  /** Milliseconds between heartbeats. Default ttlMs / 3; at most ttlMs / 2. */
+  readonly heartbeatMs?: number
+  /** How many milliseconds the cache may go unconfirmed when nothing else confirms it. Default heartbeatMs. */
+  readonly pollMs?: number
+  /**
+   * For how many milliseconds all connections of a process may be gone before others may take it for
+   * crashed, without waiting for its ttl. false: wait for the ttl. Default 400; at most ttlMs / 2.
+   */
+  readonly crashGraceMs?: number | false
+  /** Bound of close(), in milliseconds. Default 5_000. */
+  readonly closeTimeoutMs?: number
+  /** Default: silence. */
+  readonly logger?: Logger
+}
+
+const OPTIONS = ['name', 'connection', 'listenConnection', 'schema', 'logger'].concat(
+  ['ttlMs', 'heartbeatMs', 'pollMs', 'crashGraceMs', 'closeTimeoutMs'], // milliseconds
+)
+
+const POOLER =
+  'The connection leads through a pooler, which may lose LISTEN, so changes are polled for, every pollMs. ' +
+  'Give a direct or session-mode address as listenConnection, or false to poll without this warning'
+
+/**
+ * A cluster whose members are rows of a PostgreSQL database.
+ *
+ * The constructor does no I/O: connections are opened by the first read or registration.
+ *
+ * @throws OptionError naming option, value and range.
+ * @example
+ * const cluster = new PostgresCluster({ connection: 'postgres://localhost/app', name: 'chat' })
+ * const membership = cluster.createMembership({ data: 'http://10.0.0.7:8080' })
+ * await membership.register()
+ * for await (const members of cluster.watchMembers()) route(members)
+ */
+export class PostgresCluster extends ClusterCore {
+  /** To be given as `connection` to other clusters of this process, which then share them. */
+  readonly connections: Connections
+
+  constructor(options: PostgresClusterOptions) {
+    checkOptions('PostgresCluster', options, OPTIONS)
+    const name = clusterName(options.name)
+    const schema = schemaName(options.schema)
+    const times = timing(options)
+    const report = new Report(name, loggerOption(options.logger))
+    const connections = connectionsOf(options)
+    const detach = connections.attach(times.ttlMs)
+    const store = new Statements(connections, schema, name, times)
+    super({
+      name,
+      store,
+      timing: times,
+      report,
+      onSurprise: () => connections.listener?.doubt(),
+      disconnect: detach,
+      connect: ({ hint, take, hearing, reconnect, retry, patienceMs }) => {
+        const stopUsing = connections.use({ lost: reconnect, reached: retry, patienceMs })
+        // undefined: this role may only read, and is told that something changed, but not what.
+        let announcements: Announcements | undefined
+        const unsubscribe = connections.listener?.subscribe({
+          channel: async () => {
+            const hints = await store.channel()
+            const members = await store.membersChannel(hints)
+            announcements = members && new Announcements(members)
+            return members?.name ?? hints
+          },
+          onNotification: (payload) => {
+            if (announcements === undefined) hint()
+            else {
+              const delta = announcements.hear(payload, connections.heartbeats.server)
+              if (delta !== undefined) take(delta)
+            }
+          },
+          onListening: hint,
+          onChange: (isHearing) => {
+            if (isHearing) report.succeeded('listen')
+            hearing(isHearing)
+          },
+          onError: (error) => report.failed('listen', error),
+          onPooler: () => report.log('warn', {}, POOLER),
+        })
+        if (connections.listener === undefined) hearing(false)
+        return () => {
+          stopUsing()
+          unsubscribe?.()
+        }
+      },
+    })
+    this.connections = connections
+  }
+}
+
+function connectionsOf(options: PostgresClusterOptions): SharedConnections {
+  const { connection, listenConnection } = options
+  if (connection instanceof SharedConnections) {
+    if (listenConnection !== undefined) {
+      refuse('listenConnection', listenConnection, 'be left out where connections are shared: it is theirs')
+    }
+    return connection
+  }
+  return new SharedConnections(
+    connectionOption('connection', connection),
+    listenConnection === undefined || listenConnection === false
+      ? listenConnection
+      : connectionOption('listenConnection', listenConnection),
+  )
+}

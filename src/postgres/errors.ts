@@ -1,0 +1,81 @@
+/** What an error from the database or the network means for a caller. */
+import { ConnectionError, OptionError, SchemaError, type MembershipError } from '../api/errors.js'
+import { schemaProblem } from './schema/version.js'
+
+/** SQLSTATE or Node's own code. */
+export function errorCode(error: unknown): string | undefined {
+  const code = (error as { code?: unknown } | null | undefined)?.code
+  return typeof code === 'string' ? code : undefined
+}
+
+/** What the server itself answered, if it was the server that spoke. */
+function sqlstate(error: unknown): string | undefined {
+  const code = errorCode(error)
+  return code !== undefined && /^[0-9A-Z]{5}$/.test(code) && 'severity' in (error as object)
+    ? code
+    : undefined
+}
+
+/**
+ * After this, the connection is not to be used again: it is broken, leads to a server that takes no writes,
+ * its server's clock jumped (MB003, a registration that seems too old): the next one asks for the time anew; or
+ * what it has prepared has another result now, after a migration.
+ */
+export function breaksConnection(error: unknown): boolean {
+  return /^(57P0|08|25006|MB003|$)/.test(sqlstate(error) ?? '') || isPlanOutdated(error)
+}
+
+/** The server answered and the statement had no effect; otherwise nobody knows whether it had. */
+export function wasRefused(error: unknown): boolean {
+  return sqlstate(error) === 'MB003' || isPlanOutdated(error) || !breaksConnection(error)
+}
+
+/** "cached plan must not change result type". */
+function isPlanOutdated(error: unknown): boolean {
+  const { routine } = (error ?? {}) as { readonly routine?: unknown }
+  return sqlstate(error) === '0A000' && routine === 'RevalidateCachedQuery'
+}
+
+/** Serialization failure, deadlock, lock timeout, and a duplicate of one's own attempt: try again soon. */
+function isConflict(error: unknown): boolean {
+  return ['40001', '40P01', '55P03', '23505'].includes(errorCode(error) ?? '')
+}
+
+const PERMANENT_SQLSTATES: ReadonlySet<string> = new Set([
+  '28000', // invalid authorization: no such role, refused by pg_hba.conf
+  '28P01', // wrong password
+  '3D000', // no such database
+])
+
+const PERMANENT_TLS = new Set([
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'SELF_SIGNED_CERT_IN_CHAIN',
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  'CERT_HAS_EXPIRED',
+  'ERR_TLS_CERT_ALTNAME_INVALID',
+])
+
+/** The error to give a caller when waiting cannot help; undefined when the trouble may pass. */
+export function permanentError(error: unknown): MembershipError | undefined {
+  if (error instanceof ConnectionError || error instanceof SchemaError || error instanceof OptionError)
+    return error
+  const code = errorCode(error) ?? ''
+  const message = error instanceof Error ? error.message : String(error)
+  if (
+    PERMANENT_SQLSTATES.has(code) ||
+    PERMANENT_TLS.has(code) ||
+    // A resolver that is down says EAI_AGAIN; this one answered that there is no such host.
+    code === 'ENOTFOUND' ||
+    /^(SASL|SCRAM|The server does not support SSL)/.test(message)
+  ) {
+    return new ConnectionError(`Cannot connect to PostgreSQL: ${message}`, { cause: error })
+  }
+  const problem = schemaProblem(error)
+  if (problem !== undefined || !wasRefused(error) || isConflict(error) || isPlanOutdated(error))
+    return problem
+  // Wrong data, a violated constraint, an unknown thing: the statement will never do.
+  if (/^(0A|22|23|42)/.test(code))
+    return new SchemaError(`The database refuses it: ${message}`, { cause: error })
+  return undefined
+}

@@ -1,0 +1,81 @@
+/**
+ * What the rows of an answer mean. All values come as PostgreSQL writes them: applications change pg's parsers for
+ * the whole process.
+ */
+import type { Member } from '../api/member.js'
+import type { Change } from '../engine/snapshot.js'
+import {
+  positionOf,
+  samePosition,
+  untold,
+  type Delta,
+  type Position,
+  type Reading,
+  type Sighting,
+} from '../engine/store.js'
+
+export interface HeadRow {
+  revision: string | null
+  stamp: string | null
+  sweep_overdue: 't' | 'f'
+}
+
+/** Of an answer: where the cluster is, and was before. */
+export interface DeltaRow {
+  revision: string | null
+  stamp: string | null
+  previous_stamp: string | null
+}
+
+export interface MemberRow {
+  id: string | null
+  token: string
+  /** In base64, whatever bytea_output is. */
+  data: string | null
+  registered_at: string
+}
+
+export function one<T>(rows: readonly T[]): T {
+  const [row] = rows
+  if (row === undefined) throw new Error('The database answered with no row')
+  return row
+}
+
+export function strings(json: string | null): readonly string[] {
+  return json === null ? [] : (JSON.parse(json) as string[])
+}
+
+/** Of a cluster that does not exist, there is no row, or one of nulls. */
+export function sightingOf(head: HeadRow | undefined): Sighting {
+  const { revision, stamp, sweep_overdue } = head ?? {}
+  return { revision: Number(revision ?? 0), stamp: stamp ?? '', sweepOverdue: sweep_overdue === 't' }
+}
+
+/** `changes`: all that happened, in order, if the answer has a previous stamp. */
+export function deltaOf(row: DeltaRow | undefined, changes: readonly Change[]): Delta {
+  const revision = Number(row?.revision ?? 0)
+  const before = row?.previous_stamp ?? undefined
+  const to = positionOf(revision, row?.stamp ?? '')
+  if (before === undefined || changes.length === 0) return untold(to)
+  return { to, from: positionOf(revision - changes.length, before), changes }
+}
+
+export function historyOf(
+  since: Position,
+  head: Position,
+  row: { readonly stamp_then: string | null } | undefined,
+): Reading['history'] {
+  if (samePosition(since, head)) return 'same'
+  const then = since.revision === head.revision ? head.stamp : (row?.stamp_then ?? '')
+  if (then === '' || since.stamp === '') return 'unknown'
+  return then === since.stamp ? 'same' : 'other'
+}
+
+export function memberOf({ id, token, data, registered_at }: MemberRow): Member {
+  return {
+    id: id ?? '',
+    token: Number(token),
+    data: data === null ? '' : Buffer.from(data, 'base64').toString(),
+    registeredAt: registered_at,
+  }
+}

@@ -1,0 +1,45 @@
+/** The migrations: migrations/NNNN_name.up.sql and .down.sql, which psql runs as they stand. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { quoteIdentifier } from './version.js'
+
+export interface MigrationFile {
+  readonly version: number
+  /** As recorded: the file's name without its ending. */
+  readonly name: string
+}
+
+export type Direction = 'up' | 'down'
+
+/** Beside src/ in the repository, beside dist/ in the package. */
+const DIRECTORY = new URL('../../../migrations/', import.meta.url)
+
+/** Oldest first. */
+export function migrationFiles(): readonly MigrationFile[] {
+  return readdirSync(DIRECTORY)
+    .filter((file) => /^\d{4}_\w+\.up\.sql$/.test(file))
+    .map((file) => ({ name: file.replace('.up.sql', ''), version: Number(file.slice(0, 4)) }))
+    .sort((a, b) => a.version - b.version)
+}
+
+/**
+ * The file for this schema, without its own `create schema`: whoever runs it has seen to that, and the
+ * statement needs a privilege on the database even where the schema is there already.
+ */
+export function migrationText({ name }: MigrationFile, direction: Direction, schema: string): string {
+  const text = readFileSync(new URL(`${name}.${direction}.sql`, DIRECTORY), 'utf8')
+  return withNames(text.replace(/^create schema if not exists .*;\n\n?/m, ''), { schema })
+}
+
+/** What a role needs, as SQL for the owner of the schema to run. */
+export function grantsText(role: 'member' | 'reader', schema: string, grantee: string): string {
+  const text = readFileSync(new URL(`grants/${role}.sql`, DIRECTORY), 'utf8')
+  return withNames(text, { schema, role: grantee })
+}
+
+/** As psql does it with `-v`, and like psql not in comments: a name may hold a line break. */
+function withNames(text: string, names: Readonly<Record<string, string>>): string {
+  return text.replace(/^[ \t]*--.*$|:"(\w+)"/gm, (found, name?: string) => {
+    const value = name === undefined ? undefined : names[name]
+    return value === undefined ? found : quoteIdentifier(value)
+  })
+}

@@ -1,0 +1,207 @@
+/**
+ * Brings the schema in the database to the version that this code knows.
+ *
+ * Everything happens in one transaction on one connection, under an advisory lock of that schema: any
+ * number of processes may call it at once, a failure leaves nothing behind, and a pooler does no harm.
+ * Where nothing is to be done, nothing is locked or written, and no privilege is needed but to look.
+ */
+import { Kysely, Migrator, sql, type MigrationProvider } from 'kysely'
+import pg from 'pg'
+import { clientConfig } from '../connection/client.js'
+import { connectionOption } from '../connection/config.js'
+import { within } from '../../kit/waiting.js'
+import { errorCode, permanentError } from '../errors.js'
+import { ConnectionError, SchemaError } from '../../api/errors.js'
+import { ClientAsPool, MigrationDialect } from './dialect.js'
+import { migrationFiles, migrationText } from './files.js'
+import { LOCK_TABLE, RECORD_TABLE } from './print.js'
+import { checkOptions, schemaName, type Connection } from '../../engine/options.js'
+import {
+  checkSchemaVersion,
+  quoteIdentifier,
+  schemaProblem,
+  SCHEMA_VERSION,
+  type FoundVersion,
+} from './version.js'
+import { begin } from '../connection/settings.js'
+
+export { migrationSql, type MigrationSqlOptions } from './print.js'
+
+export interface MigrateOptions {
+  /** To the primary; any role that may create the schema, or owns it. */
+  readonly connection: Connection
+  /** Default 'pgmembership'. */
+  readonly schema?: string
+}
+
+const CONNECT_TIMEOUT_MS = 10_000
+const CLOSE_TIMEOUT_MS = 2_000
+/** Whoever waits for a migration elsewhere should wait it out, but not for one that is stuck for good. */
+const BOUNDS = { statementTimeoutMs: 0, lockTimeoutMs: 300_000 }
+/** Applications may change pg's parsers for the whole process, ours included. */
+const AS_WRITTEN = { getTypeParser: () => String }
+
+/**
+ * Brings the schema to this version of the library; safe from any number of processes at once. Returns
+ * the names of the migrations run: none when there was nothing to do.
+ */
+export async function migrate(options: MigrateOptions): Promise<string[]> {
+  checkOptions('migrate', options, ['connection', 'schema'])
+  const connection = connectionOption('connection', options.connection)
+  const schema = schemaName(options.schema)
+  const socket = await clientConfig({
+    connection,
+    session: 'pg-membership migrate',
+    connectTimeoutMs: CONNECT_TIMEOUT_MS,
+  })
+  const client = new pg.Client({ ...socket.config, types: AS_WRITTEN })
+  // A connection that breaks between two queries must find a listener.
+  client.on('error', () => undefined)
+  try {
+    await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting').catch((error: unknown) => {
+      throw permanentError(error) ?? error
+    })
+    const isNeeded = await inTransaction(client, 'read only', async () => {
+      await refuseServer(client)
+      return needsWork(client, schema)
+    })
+    if (!isNeeded) return []
+    return await inTransaction(client, 'read write', () => migrateLocked(client, schema))
+  } catch (error) {
+    throw errorCode(error) === '42501' ? schemaProblem(error) : error
+  } finally {
+    await within(CLOSE_TIMEOUT_MS, client.end(), 'closing').catch(() => undefined)
+    socket.destroy()
+  }
+}
+
+async function refuseServer(client: pg.Client): Promise<void> {
+  const { rows } = await client.query<{ standby: 't' | 'f'; version: string }>(
+    `select pg_is_in_recovery() as standby, current_setting('server_version_num') as version`,
+  )
+  if (rows[0]?.standby === 't') {
+    throw new ConnectionError(
+      'Cannot migrate: this server is a standby, which takes no changes. Connect to the primary',
+    )
+  }
+  if (Number(rows[0]?.version) < 140_000)
+    throw new ConnectionError('Cannot migrate: PostgreSQL 14 or newer is needed')
+}
+
+async function inTransaction<T>(
+  client: pg.Client,
+  access: 'read only' | 'read write',
+  run: () => Promise<T>,
+): Promise<T> {
+  await client.query(begin(access, BOUNDS))
+  try {
+    const result = await run()
+    await client.query('commit')
+    return result
+  } catch (error) {
+    await client.query('rollback').catch(() => undefined)
+    throw error
+  }
+}
+
+async function migrateLocked(client: pg.Client, schema: string): Promise<string[]> {
+  await client.query(`select pg_advisory_xact_lock(hashtextextended('pg-membership migrate ' || $1, 0))`, [
+    schema,
+  ])
+  // Another process, of this or another version, may have done it meanwhile.
+  return (await needsWork(client, schema)) ? runMigrator(client, schema) : []
+}
+
+async function needsWork(client: pg.Client, schema: string): Promise<boolean> {
+  const { found, recorded, foreign } = await inspect(client, schema)
+  if (found !== undefined && found.version >= SCHEMA_VERSION) {
+    checkSchemaVersion(found)
+    // What was run by hand from the bare file has left no record. What is newer is not ours to record.
+    return found.version === SCHEMA_VERSION && !recorded
+  }
+  if (found === undefined && foreign.length > 0) {
+    const name = JSON.stringify(schema)
+    throw new SchemaError(
+      `Schema ${name} holds what is not of pg-membership: ${foreign.join(', ')}. Choose another name`,
+    )
+  }
+  return true
+}
+
+interface Inspection {
+  readonly found: FoundVersion | undefined
+  readonly recorded: boolean
+  /** What else is in the schema, described; a few of them. */
+  readonly foreign: readonly string[]
+}
+
+async function inspect(client: pg.Client, schema: string): Promise<Inspection> {
+  // One statement, one snapshot: a migration that commits meanwhile is seen whole or not at all.
+  const { rows } = await client.query<{ installed: 't' | 'f'; recorded: 't' | 'f'; foreign: string }>(
+    INSPECTION,
+    [schema, [RECORD_TABLE, LOCK_TABLE]],
+  )
+  const [row] = rows
+  if (row === undefined) return { found: undefined, recorded: false, foreign: [] }
+  return {
+    found: row.installed === 't' ? await versionOf(client, schema) : undefined,
+    recorded: row.recorded === 't',
+    foreign: JSON.parse(row.foreign) as string[],
+  }
+}
+
+async function versionOf(client: pg.Client, schema: string): Promise<FoundVersion | undefined> {
+  const text = `select version, compatible_from from ${quoteIdentifier(schema)}.schema_version()`
+  const [row] = (await client.query<{ version: string; compatible_from: string }>(text)).rows
+  return row && { version: Number(row.version), compatibleFrom: Number(row.compatible_from) }
+}
+
+const INSPECTION = `
+  select
+    exists (
+      select from pg_proc p
+      where p.pronamespace = n.oid and p.proname = 'schema_version' and p.pronargs = 0
+        and p.proargnames = '{version,compatible_from}'
+    ) as installed,
+    exists (select from pg_class c where c.relnamespace = n.oid and c.relname = ($2::text[])[1]) as recorded,
+    to_json(case when n.oid < 16384 and n.nspname <> 'public' then '{"what belongs to PostgreSQL"}' else array(
+      select pg_describe_object(d.classid, d.objid, d.objsubid) from pg_depend d
+      where d.refclassid = 'pg_namespace'::regclass and d.refobjid = n.oid and d.deptype = 'n'
+        and not (d.classid = 'pg_class'::regclass and d.objid in (
+          select c.oid from pg_class c where c.relnamespace = n.oid and c.relname = any ($2::text[])
+        ))
+      order by 1 limit 3
+    ) end) as foreign
+  from pg_namespace n where n.nspname = $1`
+
+async function runMigrator(client: pg.Client, schema: string): Promise<string[]> {
+  const pool = new ClientAsPool(client)
+  const db = new Kysely<unknown>({ dialect: new MigrationDialect(pool, schema) })
+  const names: string[] = []
+  const migrator = new Migrator({
+    db,
+    provider: provider(schema, (await inspect(client, schema)).found?.version ?? 0, names),
+    migrationTableSchema: schema,
+    migrationTableName: RECORD_TABLE,
+    migrationLockTableName: LOCK_TABLE,
+    // This one spans all of it, Kysely's own tables included.
+    disableTransactions: true,
+  })
+  const { error } = await migrator.migrateToLatest()
+  // Kysely looks around after an error, which fails in a transaction that is over.
+  if (error !== undefined) throw pool.firstError ?? new Error('The migration failed', { cause: error })
+  return names
+}
+
+/** What is there already, run by hand, is taken over: recorded, and not run again. */
+function provider(schema: string, present: number, names: string[]): MigrationProvider {
+  const migrations = migrationFiles().map((file) => {
+    const up = async (db: Kysely<unknown>): Promise<void> => {
+      if (file.version <= present) return
+      await sql.raw(migrationText(file, 'up', schema)).execute(db)
+      names.push(file.name)
+    }
+    return [file.name, { up }] as const
+  })
+  return { getMigrations: () => Promise.resolve(Object.fromEntries(migrations)) }
+}

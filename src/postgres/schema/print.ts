@@ -1,0 +1,94 @@
+/** The migrations as SQL to run elsewhere, with the record that Kysely's Migrator would leave. */
+import { migrationFiles, migrationText, type Direction, type MigrationFile } from './files.js'
+import { checkOptions, refuse, schemaName } from '../../engine/options.js'
+import { quoteIdentifier } from './version.js'
+
+export interface MigrationSqlOptions {
+  /** Default 'pgmembership'. */
+  readonly schema?: string
+  /** The version that is there: by default 0 (nothing) going up, the newest going down. */
+  readonly from?: number
+  /** The version wanted: by default the newest going up, 0 (nothing) going down. */
+  readonly to?: number
+  readonly direction?: Direction
+}
+
+export const RECORD_TABLE = 'pgmembership_migration'
+export const LOCK_TABLE = 'pgmembership_migration_lock'
+
+/**
+ * The SQL of the same migrations, for teams with a migration tool of their own; leaves the same record
+ * behind, so that `migrate()` afterwards finds nothing to do. Run it in one transaction.
+ */
+export function migrationSql(options: MigrationSqlOptions = {}): string {
+  checkOptions('migrationSql', options, ['schema', 'from', 'to', 'direction'])
+  const schema = schemaName(options.schema)
+  const { direction = 'up' } = options
+  if (!['up', 'down'].includes(direction)) refuse('direction', direction, "be 'up' or 'down'")
+  const files = migrationFiles()
+  const newest = files.at(-1)?.version ?? 0
+  const from = version('from', options.from ?? (direction === 'up' ? 0 : newest), newest)
+  const to = version('to', options.to ?? (direction === 'up' ? newest : 0), newest)
+  if (direction === 'up' ? from > to : from < to) {
+    refuse(
+      'to',
+      to,
+      `not be ${direction === 'up' ? 'below' : 'above'} 'from' (${String(from)}) going ${direction}`,
+    )
+  }
+  const parts = direction === 'up' ? up(schema, files, from, to) : down(schema, files, from, to)
+  return [title(schema, from, to), ...parts].join('\n')
+}
+
+function up(schema: string, files: readonly MigrationFile[], from: number, to: number): string[] {
+  if (from === to) return []
+  const record = recordTable(schema)
+  const lock = `${quoteIdentifier(schema)}.${quoteIdentifier(LOCK_TABLE)}`
+  return [
+    `create schema if not exists ${quoteIdentifier(schema)};`,
+    `create table if not exists ${record} ("name" varchar(255) not null primary key, "timestamp" varchar(255) not null);`,
+    `create table if not exists ${lock} ("id" varchar(255) not null primary key, "is_locked" integer default 0 not null);`,
+    `insert into ${lock} (id, is_locked) values ('migration_lock', 0) on conflict do nothing;\n`,
+    // What was run by hand, from the bare files, has left no record.
+    ...files.filter((file) => file.version <= from).map((file) => recorded(record, file)),
+    ...files
+      .filter((file) => file.version > from && file.version <= to)
+      .flatMap((file) => [migrationText(file, 'up', schema), recorded(record, file)]),
+  ]
+}
+
+function down(schema: string, files: readonly MigrationFile[], from: number, to: number): string[] {
+  const undone = files.filter((file) => file.version <= from && file.version > to).reverse()
+  const record = recordTable(schema)
+  return [
+    ...undone.flatMap((file) => [
+      migrationText(file, 'down', schema),
+      `delete from ${record} where "name" = '${file.name}';\n`,
+    ]),
+    ...(to === 0 && undone.length > 0
+      ? [`drop table ${record};`, `drop table ${quoteIdentifier(schema)}.${quoteIdentifier(LOCK_TABLE)};\n`]
+      : []),
+  ]
+}
+
+function title(schema: string, from: number, to: number): string {
+  // JSON leaves no line break in the name, which would end the comment.
+  return [
+    `-- pg-membership: schema ${JSON.stringify(schema)} from version ${String(from)} to ${String(to)}.`,
+    '-- There is no begin and no commit in here: run it in one transaction.\n',
+  ].join('\n')
+}
+
+function recordTable(schema: string): string {
+  return `${quoteIdentifier(schema)}.${quoteIdentifier(RECORD_TABLE)}`
+}
+
+function recorded(record: string, { name }: MigrationFile): string {
+  const now = `to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`
+  return `insert into ${record} ("name", "timestamp") values ('${name}', ${now}) on conflict do nothing;\n`
+}
+
+function version(option: string, value: unknown, newest: number): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= newest) return value
+  return refuse(option, value, `be an integer from 0 to ${String(newest)}`)
+}

@@ -1,0 +1,104 @@
+/**
+ * What clusters of one schema that share connections ask on H over and over: heartbeats, and whether there is
+ * anything to sweep. Those of many clusters go in one statement, so that a process that idles costs nearly the
+ * same with one cluster and with hundreds.
+ */
+import { Kysely, PostgresDialect, sql, type RawBuilder } from 'kysely'
+import { permanentError } from './errors.js'
+import type { LossReason } from '../api/errors.js'
+import { sightingOf, strings, type HeadRow } from './rows.js'
+import type { SingleConnection } from './connection/single-connection.js'
+import type { Heartbeat, Registration } from '../engine/store.js'
+import { Together } from '../kit/together.js'
+
+/** In one statement. It has to fit into the bound of a query. */
+const MAX_REGISTRATIONS = 2_000
+const MAX_CLUSTERS = 200
+
+interface Beat {
+  readonly cluster: string
+  readonly registrations: readonly Registration[]
+}
+
+interface BeatRow extends HeadRow {
+  readonly locked: string | null
+  readonly missing: string | null
+}
+
+export class SharedStatements {
+  readonly #schema: string
+  readonly #connection: SingleConnection
+  readonly #session: string
+  readonly #beats: Together<Kysely<unknown>, Beat, Heartbeat>
+  readonly #sweeps: Together<Kysely<unknown>, string, number | undefined>
+
+  constructor(connection: SingleConnection, session: string, schema: string) {
+    this.#schema = schema
+    this.#connection = connection
+    this.#session = session
+    const kysely = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: connection }) })
+    const shared = {
+      connection: (use: (db: Kysely<unknown>) => Promise<void>) => kysely.connection().execute(use),
+      isOfOne: (error: unknown) => permanentError(error) !== undefined,
+    }
+    this.#beats = new Together({
+      ...shared,
+      ask: (db, beats) => this.#heartbeat(db, beats),
+      share: ({ registrations }) => Math.max(registrations.length / MAX_REGISTRATIONS, 1 / MAX_CLUSTERS),
+    })
+    this.#sweeps = new Together({
+      ...shared,
+      ask: (db, clusters) => this.#sweepIdle(db, clusters),
+      share: () => 1 / MAX_CLUSTERS,
+    })
+  }
+
+  heartbeat(cluster: string, registrations: readonly Registration[]): Promise<Heartbeat> {
+    return this.#beats.ask({ cluster, registrations })
+  }
+
+  /** How long to wait for the next turn, if this one was taken: there was nothing to do. */
+  sweepIdle(cluster: string): Promise<number | undefined> {
+    return this.#sweeps.ask(cluster)
+  }
+
+  async #heartbeat(db: Kysely<unknown>, beats: readonly Beat[]): Promise<Heartbeat[]> {
+    const { rows } = await sql<BeatRow>`
+      -- heartbeat
+      select h.revision, h.stamp, h.sweep_overdue, to_json(h.locked) as locked,
+        json_object(h.missing::text[], h.reasons) as missing
+      from unnest(
+        ${beats.map(({ cluster }) => cluster)}::text[],
+        ${beats.map(({ registrations }) => literal(registrations.map(({ id }) => id)))}::text[],
+        ${beats.map(({ registrations }) => literal(registrations.map(({ token }) => token)))}::text[]
+      ) with ordinality beat (cluster, ids, tokens, n)
+      cross join lateral ${this.#name('heartbeat')}(
+        beat.cluster, beat.ids::uuid[], beat.tokens::bigint[], ${this.#session}, ${this.#connection.backendPid}
+      ) h
+      order by beat.n`.execute(db)
+    return rows.map(({ locked, missing, ...head }) => ({
+      ...sightingOf(head),
+      locked: strings(locked),
+      missing: new Map(
+        Object.entries(missing === null ? {} : (JSON.parse(missing) as Record<string, LossReason>)),
+      ),
+    }))
+  }
+
+  async #sweepIdle(db: Kysely<unknown>, clusters: readonly string[]): Promise<(number | undefined)[]> {
+    const { rows } = await sql<{ cluster: string; wait_ms: string }>`
+      -- sweep_idle
+      select cluster, wait_ms from ${this.#name('sweep_idle')}(${clusters}::text[])`.execute(db)
+    const waits = new Map(rows.map(({ cluster, wait_ms }) => [cluster, Number(wait_ms)]))
+    return clusters.map((cluster) => waits.get(cluster))
+  }
+
+  #name(name: string): RawBuilder<unknown> {
+    return sql.id(this.#schema, name)
+  }
+}
+
+/** An array of ids or numbers, as PostgreSQL reads it. */
+function literal(values: readonly (string | number)[]): string {
+  return `{${values.join()}}`
+}
