@@ -1,88 +1,8 @@
-/** The public interfaces of a cluster, whatever holds its members. */
-import type { WaitOptions } from '../kit/waiting.js'
-import type { Lease } from '../engine/membership/timed-lease.js'
-import type { Member } from './member.js'
-import type { QueryClient } from './query-client.js'
-import type { Snapshot } from '../engine/snapshot.js'
+import type { Membership, MembershipOptions } from './membership.js'
+import type { Reader } from './reader.js'
+import type { Status } from './status.js'
 
-export interface Reader extends AsyncDisposable {
-  readonly name: string
-  /** The newest snapshot without waiting; undefined until the first one is loaded. */
-  readonly snapshot: Snapshot | undefined
-  /**
-   * The cached members, oldest registration first; waits for the first load only. With `fresh` it asks
-   * the database first, and advances the cache.
-   *
-   * @throws AbortedError when the signal aborts, ClosedError when closed, ConnectionError or SchemaError
-   * when the database can never answer. Keeps trying while it merely cannot be reached.
-   */
-  getMembers(options?: WaitOptions & { readonly fresh?: boolean }): Promise<readonly Member[]>
-  /**
-   * The current members at once, then the newest after each change; intermediates are skipped for a
-   * slow consumer, and equal ones are not yielded twice in a row. Subscribes on the first `next()`.
-   *
-   * Ends *normally* when the signal aborts (unlike Node's own iterators, which throw AbortError), when
-   * the loop breaks (`return()` settles a pending `next()`), or when the reader closes. Permanent errors
-   * (bad password, missing schema) reject the first step.
-   */
-  watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]>
-  /** Idempotent, bounded in time, never rejects. */
-  close(): Promise<void>
-}
-
-export interface Membership extends AsyncDisposable {
-  /** A UUID, the same for the life of this object. */
-  readonly id: string
-  /** The last value set here, whether or not it has reached the database. */
-  readonly data: string
-  /** The present lease, judged by the clock at the moment of asking; undefined when not registered or not trusted. */
-  readonly lease: Lease | undefined
-  /**
-   * The present lease, or the next one.
-   *
-   * @throws ClosedError when there will be none, AbortedError when the signal aborts.
-   */
-  whenRegistered(options?: WaitOptions): Promise<Lease>
-  /**
-   * Resolves once this process's own snapshot shows the registration. A no-op while registered.
-   * Keeps trying while the database cannot be reached.
-   *
-   * @throws AbortedError (carrying the last database error) when the signal aborts: nothing stays
-   * registered. DeregisteredError when `deregister` is called meanwhile. ClosedError when the cluster is
-   * closed. ConnectionError or SchemaError at once when waiting does not help: nothing stays registered.
-   * Only a membership that has been registered before, and comes back by itself, goes on trying then.
-   */
-  register(options?: WaitOptions): Promise<Lease>
-  /**
-   * Resolves once this process's own snapshot no longer shows it. The lease ends before the row goes.
-   *
-   * @throws AbortedError when the signal aborts, ConnectionError or SchemaError when waiting does not help: only
-   * the wait ends. ClosedError when the cluster is closed first.
-   */
-  deregister(options?: WaitOptions): Promise<void>
-  /**
-   * Allowed before registering. While registered, resolves once this process's own snapshot shows it;
-   * of several calls at once, the last value wins.
-   *
-   * @throws TypeError when data is not a string or has a lone surrogate, RangeError beyond 1 MiB of
-   * UTF-8; AbortedError when the signal aborts, ConnectionError or SchemaError when waiting does not help (the
-   * value stays set, and is sent when it can be), ClosedError when closed.
-   */
-  setData(data: string, options?: WaitOptions): Promise<void>
-  /**
-   * Inside the caller's transaction: raises (SQLSTATE 'MB001') unless this registration is current and
-   * unexpired, and keeps it from being removed until the transaction ends. Call it first in the
-   * transaction, outside savepoints.
-   *
-   * It fences the registration that the snapshot shows at the moment of the call. Who acts on what a
-   * snapshot showed *before* (it awaited something since) looks again in the same turn, or fences the token
-   * that it saw: `select pgmembership.fence(id, token)`.
-   *
-   * @throws TypeError for a pool, for what is no client, and for a client of pg that is in no transaction.
-   */
-  fence(client: QueryClient): Promise<void>
-}
-
+/** A reader that can also take part. */
 export interface Cluster extends Reader {
   readonly status: Status
   /**
@@ -91,23 +11,4 @@ export interface Cluster extends Reader {
    * @throws ClosedError after close, OptionError, TypeError or RangeError for bad options.
    */
   createMembership(options?: MembershipOptions): Membership
-}
-
-export interface MembershipOptions {
-  /** Any string, at most 1 MiB of UTF-8. Default ''. */
-  readonly data?: string
-  /** What to do when the registration was removed by others. Default 'register-again': same id, higher token. */
-  readonly onLost?: 'register-again' | 'stay-out'
-}
-
-export interface Status {
-  /** 'connecting' until the first load; 'listening'; 'polling' when LISTEN is off or does not work here; 'disconnected'; 'closed'. */
-  readonly mode: 'connecting' | 'listening' | 'polling' | 'disconnected' | 'closed'
-  /** Since when, ISO 8601 UTC by this process's clock. */
-  readonly since: string
-  readonly revision: number | undefined
-  /** Milliseconds since the cache was last confirmed against the database; undefined before the first time. */
-  readonly ageMs: number | undefined
-  /** The newest trouble in the background that is not over; undefined when all works. */
-  readonly lastError: Error | undefined
 }

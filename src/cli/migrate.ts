@@ -1,4 +1,4 @@
-import { schemaName } from '../engine/options.js'
+import { schemaName } from '../postgres/options.js'
 import { CONNECTION_HELP, type Command } from './command.js'
 import { connectionUrl } from './database.js'
 

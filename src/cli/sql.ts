@@ -1,7 +1,7 @@
 import { grantsText } from '../postgres/schema/files.js'
 import { migrationSql } from '../postgres/schema/print.js'
-import { schemaName } from '../engine/options.js'
-import { quoteIdentifier } from '../postgres/schema/version.js'
+import { schemaName } from '../postgres/options.js'
+import { quoteIdentifier } from '../postgres/identifier.js'
 import { UsageError, type Arguments } from './arguments.js'
 import type { Command } from './command.js'
 

@@ -1,31 +1,6 @@
 /** Options: their defaults, their ranges, and their refusal. */
 import { OptionError } from '../api/errors.js'
-import type { Logger } from './report.js'
-
-/**
- * The part of node-postgres's client configuration that applies here, described structurally. Other fields
- * that pg or its pool knows are ignored; what nobody knows is refused, and so are `stream` and `replication`.
- */
-export interface ConnectionConfig {
-  readonly connectionString?: string
-  readonly host?: string
-  readonly port?: number
-  readonly database?: string
-  readonly user?: string
-  readonly password?: string | (() => string | Promise<string>)
-  readonly ssl?: boolean | object
-  readonly [option: string]: unknown
-}
-
-/** A URL, a configuration, or a function that is asked before every connect (to find the primary, to renew a token). */
-export type Connection = string | ConnectionConfig | (() => Promise<string | ConnectionConfig>)
-
-/** Connections that several clusters of one process share; the last of them to close closes it. Opaque. */
-// The contract's shape, to the letter.
-// eslint-disable-next-line @typescript-eslint/consistent-indexed-object-style
-export interface Connections {
-  readonly [connections: symbol]: true
-}
+import type { Logger } from '../api/logger.js'
 
 /** Times of one cluster, all in milliseconds. */
 export interface Timing {
@@ -37,27 +12,12 @@ export interface Timing {
 }
 
 const MAX_NAME_BYTES = 255
-const MAX_SCHEMA_BYTES = 63
 const TTL_RANGE_MS = [1_000, 86_400_000] as const
 
 /** A name that PostgreSQL can hold as text. */
 export function clusterName(name: unknown): string {
   requireText('name', name, MAX_NAME_BYTES)
   return name
-}
-
-/** A name that PostgreSQL takes for a schema, when quoted. Longer ones it would cut silently. */
-export function schemaName(schema: unknown = 'pgmembership'): string {
-  requireText('schema', schema, MAX_SCHEMA_BYTES)
-  // In a search_path, "$user" is not a name but whoever asks.
-  if (/^(pg_|information_schema$|\$user$)/.test(schema)) {
-    refuse(
-      'schema',
-      schema,
-      "not be a name that PostgreSQL reserves: 'pg_…', 'information_schema' or '$user'",
-    )
-  }
-  return schema
 }
 
 /** Refuses what nobody reads: a name that was mistyped would be silent. */
@@ -140,7 +100,7 @@ export function refuse(option: string, value: unknown, must: string): never {
   throw new OptionError(`Option ${option} must ${must}, not ${shown(value)}`)
 }
 
-function requireText(option: string, value: unknown, maxBytes: number): asserts value is string {
+export function requireText(option: string, value: unknown, maxBytes: number): asserts value is string {
   const must = `be a string of 1 to ${maxBytes} bytes of UTF-8, without U+0000 and lone surrogates`
   if (
     typeof value !== 'string' ||
@@ -164,4 +124,22 @@ function shown(value: unknown): string {
   if (typeof value === 'function') return 'a function'
   if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object'
   return String(value)
+}
+
+/** As given by any caller, typed or not. */
+export function checkWaitOptions(options: unknown): void {
+  if (typeof options !== 'object' || options === null) refuse('signal', options, 'be given as { signal }')
+  const { signal } = options as { signal?: unknown }
+  if (signal !== undefined && !isSignal(signal)) refuse('signal', signal, 'be an AbortSignal')
+}
+
+/** Also one that is not Node's own: a polyfill's, or that of another realm. */
+function isSignal(signal: unknown): boolean {
+  if (typeof signal !== 'object' || signal === null) return false
+  const { aborted, addEventListener, removeEventListener } = signal as Record<string, unknown>
+  return (
+    typeof aborted === 'boolean' &&
+    typeof addEventListener === 'function' &&
+    typeof removeEventListener === 'function'
+  )
 }

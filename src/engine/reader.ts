@@ -19,9 +19,10 @@
  * commits: everything is read, and it is reported. So is another history that has reached the cached
  * revision, or passed it.
  */
-import { abortedError, Waiting, type WaitOptions } from '../kit/waiting.js'
+import { abortedError, Waiting } from '../kit/waiting.js'
+import type { WaitOptions } from '../api/wait-options.js'
 import { monotonicMs } from '../kit/clock.js'
-import { permanentError } from '../postgres/errors.js'
+import { failureOf, isLasting } from './store-error.js'
 import { Early, Passed } from './deltas.js'
 import { ClosedError, type MembershipError } from '../api/errors.js'
 import { Latest } from '../kit/latest.js'
@@ -29,7 +30,8 @@ import { Loop } from '../kit/loop.js'
 import type { Member } from '../api/member.js'
 import type { Report } from './report.js'
 import { Refresh, type Cached, type Outcome } from './refresh.js'
-import { sameMembers, snapshotAfter, type Snapshot } from './snapshot.js'
+import { sameMembers, snapshotAfter } from './snapshot.js'
+import type { Snapshot } from '../api/snapshot.js'
 import type { Delta, Position, Store } from './store.js'
 
 export interface CachedReaderOptions {
@@ -280,18 +282,18 @@ export class CachedReader {
     if (signal?.aborted === true) throw abortedError(signal, this.#options.report.lastError)
   }
 
-  #failed(error: Error): number | undefined {
+  #failed(thrown: Error): number | undefined {
     if (this.#closed) return Infinity
-    const permanent = permanentError(error)
+    const { error } = failureOf(thrown)
     this.#dirty = true
     this.#options.onAnswer(false)
-    this.#options.report.failed('refresh', permanent ?? error)
-    if (permanent === undefined) return undefined
+    this.#options.report.failed('refresh', error)
+    if (!isLasting(error)) return undefined
     // Perhaps nobody asks again: what has been read so far would be kept for nothing.
     this.#refresh = undefined
-    this.#asked.reject(permanent)
-    this.#latest.fail(permanent)
-    this.#options.onRefused(permanent)
+    this.#asked.reject(error)
+    this.#latest.fail(error)
+    this.#options.onRefused(error)
     // A wrong password is not tried again until somebody asks; what worked once may work again.
     return this.#cached === undefined ? Infinity : undefined
   }

@@ -14,7 +14,8 @@
  * Meanwhile deltas may take the reader further: it then compares the outcome with where it is.
  */
 import type { Member } from '../api/member.js'
-import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf, type Snapshot } from './snapshot.js'
+import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf } from './snapshot.js'
+import type { Snapshot } from '../api/snapshot.js'
 import { samePosition, type Position, type Sighting, type Store } from './store.js'
 
 export interface Cached {

@@ -1,18 +1,8 @@
 /** How the library speaks: to the logger it was given, and on diagnostics channels. Never to the console. */
 import diagnostics from 'node:diagnostics_channel'
 import { monotonicMs } from '../kit/clock.js'
+import type { Logger } from '../api/logger.js'
 import { MembershipError } from '../api/errors.js'
-
-/**
- * Structural; pino and console fit. All details have `cluster`; those of an error have it as `err`, the key
- * under which pino prints errors, and what was being done as `doing`.
- */
-export interface Logger {
-  debug(details: object, message: string): void
-  info(details: object, message: string): void
-  warn(details: object, message: string): void
-  error(details: object, message: string): void
-}
 
 /**
  * Channels, each with `{ cluster, ... }` as its message:
@@ -97,7 +87,7 @@ export class Report {
   }
 }
 
-/** With its SQLSTATE or Node's code, which is all there is when several addresses were tried in vain. */
+/** With the database's code or Node's, which is all there is when several addresses were tried in vain. */
 function described(error: Error): string {
   const text: unknown = error.message
   const message = typeof text === 'string' ? text : ''

@@ -1,19 +1,7 @@
 /** Immutable snapshots of a cluster, and how one follows from another. */
-import { freezeMember, sameMember, type Member } from '../api/member.js'
-
-/** An immutable view of a cluster at one revision. */
-export interface Snapshot {
-  readonly revision: number
-  /** Oldest registration first (ascending token), so that members[0] is everybody's natural leader. */
-  readonly members: readonly Member[]
-  get(id: string): Member | undefined
-}
-
-/** One row of the event log. */
-export interface Change {
-  readonly kind: 'joined' | 'updated' | 'left'
-  readonly member: Member
-}
+import type { Change } from '../api/change.js'
+import type { Member } from '../api/member.js'
+import type { Snapshot } from '../api/snapshot.js'
 
 class FrozenSnapshot implements Snapshot {
   readonly revision: number
@@ -112,4 +100,12 @@ function positionOf(members: readonly Member[], token: number): number {
     else high = middle
   }
   return low
+}
+
+function freezeMember({ id, data, token, registeredAt }: Member): Member {
+  return Object.freeze({ id, data, token, registeredAt })
+}
+
+function sameMember(a: Member, b: Member): boolean {
+  return a.id === b.id && a.token === b.token && a.data === b.data && a.registeredAt === b.registeredAt
 }

@@ -1,5 +1,5 @@
 /** Takes this process's turns at removing the members of a cluster that are gone. The rules are the database's. */
-import { permanentError } from '../postgres/errors.js'
+import { failureOf } from './store-error.js'
 import { Loop } from '../kit/loop.js'
 import type { Report } from './report.js'
 import type { Store } from './store.js'
@@ -70,6 +70,6 @@ export class Sweeper {
   }
 
   #failed(error: Error): undefined {
-    this.#options.report.failed('sweep', permanentError(error) ?? error)
+    this.#options.report.failed('sweep', failureOf(error).error)
   }
 }

@@ -1,5 +1,6 @@
 /** The newest of a series of values, for any number of watchers, none of which can make anyone wait. */
-import { onAbort, type WaitOptions } from './waiting.js'
+import { onAbort } from './waiting.js'
+import type { WaitOptions } from '../api/wait-options.js'
 
 export class Latest<T> {
   readonly #same: (a: T, b: T) => boolean

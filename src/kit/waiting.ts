@@ -1,29 +1,7 @@
 /** Waiting that a signal, or a bound, can end. */
 import { setMaxListeners } from 'node:events'
 import { AbortedError } from '../api/errors.js'
-import { refuse } from '../engine/options.js'
-
-export interface WaitOptions {
-  readonly signal?: AbortSignal
-}
-
-/** As given by any caller, typed or not. */
-export function checkWaitOptions(options: unknown): void {
-  if (typeof options !== 'object' || options === null) refuse('signal', options, 'be given as { signal }')
-  const { signal } = options as { signal?: unknown }
-  if (signal !== undefined && !isSignal(signal)) refuse('signal', signal, 'be an AbortSignal')
-}
-
-/** Also one that is not Node's own: a polyfill's, or that of another realm. */
-function isSignal(signal: unknown): boolean {
-  if (typeof signal !== 'object' || signal === null) return false
-  const { aborted, addEventListener, removeEventListener } = signal as Record<string, unknown>
-  return (
-    typeof aborted === 'boolean' &&
-    typeof addEventListener === 'function' &&
-    typeof removeEventListener === 'function'
-  )
-}
+import type { WaitOptions } from '../api/wait-options.js'
 
 /** Hundreds of waits may share one signal: that is no leak, and no reason for Node's warning. */
 export function allowManyListeners(signal: AbortSignal): void {

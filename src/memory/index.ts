@@ -11,7 +11,7 @@ import type { Member } from '../api/member.js'
 import { checkOptions, clusterName, refuse, type Timing } from '../engine/options.js'
 import type { QueryClient } from '../api/query-client.js'
 import { Report } from '../engine/report.js'
-import type { Change } from '../engine/snapshot.js'
+import type { Change } from '../api/change.js'
 import {
   untold,
   type ChangesReading,
@@ -27,6 +27,7 @@ import {
   type Store,
   type Sweep,
 } from '../engine/store.js'
+import { StoreError } from '../engine/store-error.js'
 
 /** What clusters are in. Those made with the same world and name see one another. */
 export class MemoryWorld {
@@ -110,7 +111,7 @@ class Cord {
   async pull(): Promise<void> {
     // As a database answers: not in the caller's turn.
     await Promise.resolve()
-    if (!this.#whole) throw new Error('The cluster is cut off from its world')
+    if (!this.#whole) throw new StoreError('nobody knows', new Error('The cluster is cut off from its world'))
   }
 }
 

@@ -8,7 +8,7 @@
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { Member } from '../api/member.js'
-import type { Change } from '../engine/snapshot.js'
+import type { Change } from '../api/change.js'
 import { positionOf, samePosition, untold, type Delta, type Position } from '../engine/store.js'
 
 /** Where changes are announced to members, and what they are told it by. */

@@ -3,18 +3,11 @@ import { ClusterCore } from '../engine/cluster-core.js'
 import { Announcements } from './announcements.js'
 import { connectionOption } from './connection/config.js'
 import { SharedConnections } from './connection/shared-connections.js'
-import {
-  checkOptions,
-  clusterName,
-  loggerOption,
-  refuse,
-  schemaName,
-  timing,
-  type Connection,
-  type Connections,
-} from '../engine/options.js'
-import { Report, type Logger } from '../engine/report.js'
-import { Statements } from './store.js'
+import { checkOptions, clusterName, loggerOption, refuse, timing } from '../engine/options.js'
+import { schemaName, type Connection, type Connections } from './options.js'
+import { Report } from '../engine/report.js'
+import type { Logger } from '../api/logger.js'
+import { PostgresStore } from './store.js'
 
 export interface PostgresClusterOptions {
   /** 1 to 255 bytes of UTF-8, without U+0000. Clusters of other names, or in other schemas, are never seen. */
@@ -74,7 +67,7 @@ export class PostgresCluster extends ClusterCore {
     const report = new Report(name, loggerOption(options.logger))
     const connections = connectionsOf(options)
     const detach = connections.attach(times.ttlMs)
-    const store = new Statements(connections, schema, name, times)
+    const store = new PostgresStore(connections, schema, name, times)
     super({
       name,
       store,

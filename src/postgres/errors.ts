@@ -1,6 +1,6 @@
-/** What an error from the database or the network means for a caller. */
-import { ConnectionError, OptionError, SchemaError, type MembershipError } from '../api/errors.js'
-import { schemaProblem } from './schema/version.js'
+/** What an error from the database or the network means for a caller: SQLSTATEs are known here, and nowhere else. */
+import { ConnectionError, SchemaError, type MembershipError } from '../api/errors.js'
+import { isLasting, StoreError } from '../engine/store-error.js'
 
 /** SQLSTATE or Node's own code. */
 export function errorCode(error: unknown): string | undefined {
@@ -26,7 +26,7 @@ export function breaksConnection(error: unknown): boolean {
 }
 
 /** The server answered and the statement had no effect; otherwise nobody knows whether it had. */
-export function wasRefused(error: unknown): boolean {
+function wasRefused(error: unknown): boolean {
   return sqlstate(error) === 'MB003' || isPlanOutdated(error) || !breaksConnection(error)
 }
 
@@ -56,10 +56,15 @@ const PERMANENT_TLS = new Set([
   'ERR_TLS_CERT_ALTNAME_INVALID',
 ])
 
+/** As the engine knows it: a statement had no effect, nobody knows whether it had, or it never will. */
+export function storeError(error: unknown): StoreError | MembershipError {
+  const cause = error instanceof Error ? error : new Error(String(error))
+  return permanentError(error) ?? new StoreError(wasRefused(error) ? 'no effect' : 'nobody knows', cause)
+}
+
 /** The error to give a caller when waiting cannot help; undefined when the trouble may pass. */
 export function permanentError(error: unknown): MembershipError | undefined {
-  if (error instanceof ConnectionError || error instanceof SchemaError || error instanceof OptionError)
-    return error
+  if (isLasting(error)) return error
   const code = errorCode(error) ?? ''
   const message = error instanceof Error ? error.message : String(error)
   if (
@@ -77,5 +82,29 @@ export function permanentError(error: unknown): MembershipError | undefined {
   // Wrong data, a violated constraint, an unknown thing: the statement will never do.
   if (/^(0A|22|23|42)/.test(code))
     return new SchemaError(`The database refuses it: ${message}`, { cause: error })
+  return undefined
+}
+
+const MISSING_SQLSTATES: ReadonlySet<unknown> = new Set([
+  '3F000', // no such schema
+  '42P01', // no such table
+  '42883', // no such function
+])
+const NO_PRIVILEGE = '42501'
+
+/** The error to give a caller when the schema is missing or not granted; undefined when it is something else. */
+export function schemaProblem(error: unknown): SchemaError | undefined {
+  if (error instanceof SchemaError) return error
+  const { code, message } = (error ?? {}) as { readonly code?: unknown; readonly message?: unknown }
+  if (code === NO_PRIVILEGE) {
+    const hint = 'docs/roles.md lists what each role needs; npx pg-membership sql --grants prints it'
+    return new SchemaError(`The schema is not granted to this role: ${String(message)} (${hint})`, {
+      cause: error,
+    })
+  }
+  if (MISSING_SQLSTATES.has(code)) {
+    const hint = 'Run: npx pg-membership migrate'
+    return new SchemaError(`The schema is not there, or older: ${String(message)}. ${hint}`, { cause: error })
+  }
   return undefined
 }

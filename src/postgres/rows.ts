@@ -3,7 +3,7 @@
  * the whole process.
  */
 import type { Member } from '../api/member.js'
-import type { Change } from '../engine/snapshot.js'
+import type { Change } from '../api/change.js'
 import {
   positionOf,
   samePosition,

@@ -3,11 +3,13 @@ import { Kysely, PostgresDialect, sql, type RawBuilder } from 'kysely'
 import type { MembersChannel } from './announcements.js'
 import { monotonicMs, sharedMoment } from '../kit/clock.js'
 import type { QueryClient } from '../api/query-client.js'
+import { storeError } from './errors.js'
 import type { SharedConnections } from './connection/shared-connections.js'
 import type { SharedStatements } from './shared-statements.js'
 import type { Timing } from '../engine/options.js'
-import { checkSchemaVersion, quoteIdentifier } from './schema/version.js'
-import type { Change } from '../engine/snapshot.js'
+import { checkSchemaVersion } from './schema/version.js'
+import { quoteIdentifier } from './identifier.js'
+import type { Change } from '../api/change.js'
 import {
   deltaOf,
   historyOf,
@@ -61,7 +63,7 @@ interface MembersRow {
   last_token: string | null
 }
 
-export class Statements implements Store {
+export class PostgresStore implements Store {
   readonly #heartbeats: Kysely<unknown>
   readonly #writes: Kysely<unknown>
   readonly #shared: SharedStatements
@@ -104,7 +106,8 @@ export class Statements implements Store {
   }
 
   async readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
-    const { rows } = await sql<HeadRow & MemberRow & ChangeRow>`
+    const { rows } = await answerOf(
+      sql<HeadRow & MemberRow & ChangeRow>`
       -- changes
       select c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
         ${this.#stampAt(since)} as stamp_then,
@@ -118,7 +121,8 @@ export class Statements implements Store {
         'revision',
       )} e on true
       where c.name = ${this.#cluster}
-      order by e.revision`.execute(this.#heartbeats)
+      order by e.revision`.execute(this.#heartbeats),
+    )
     const sighting = sightingOf(rows[0])
     const history = historyOf(since, sighting, rows[0])
     const logged = history === 'same' ? rows.filter(({ id }) => id !== null) : []
@@ -134,7 +138,8 @@ export class Statements implements Store {
   }
 
   async readMembers(after: number, since?: Position): Promise<MembersReading> {
-    const { rows } = await sql<HeadRow & MemberRow & MembersRow>`
+    const { rows } = await answerOf(
+      sql<HeadRow & MemberRow & MembersRow>`
       -- members
       select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
         c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
@@ -150,7 +155,8 @@ export class Statements implements Store {
         order by l.token limit ${PAGE_ROWS}`,
         'token',
       )} m on m.cluster = c.name
-      order by m.token`.execute(this.#heartbeats)
+      order by m.token`.execute(this.#heartbeats),
+    )
     const head = one(rows)
     checkSchemaVersion({ version: Number(head.version), compatibleFrom: Number(head.compatible_from) })
     const sighting = sightingOf(head)
@@ -165,7 +171,7 @@ export class Statements implements Store {
   }
 
   heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
-    return this.#shared.heartbeat(this.#cluster, registrations)
+    return answerOf(this.#shared.heartbeat(this.#cluster, registrations))
   }
 
   async register(
@@ -173,8 +179,9 @@ export class Statements implements Store {
   ): Promise<Registered> {
     const { ttlMs, crashGraceMs } = this.#timing
     const { writes, session } = this.#connections
-    const { rows } = await this.#writes.connection().execute((db) =>
-      sql<DeltaRow & { id: string; token: string | null; registered_at: string }>`
+    const { rows } = await answerOf(
+      this.#writes.connection().execute((db) =>
+        sql<DeltaRow & { id: string; token: string | null; registered_at: string }>`
       -- register
       select id, token, ${timeColumn(sql.ref('registered_at'))}, revision, stamp, previous_stamp
       from ${this.#name('register')}(
@@ -185,6 +192,7 @@ export class Statements implements Store {
         ${ttlMs} * interval '1 ms', ${crashGraceMs === false ? null : crashGraceMs}::float8 * interval '1 ms',
         ${session}, ${writes.backendPid}, to_timestamp(${writes.serverMs}::float8 / 1000)
       )`.execute(db),
+      ),
     )
     const data = new Map(wanted.map((one) => [one.id, one.data]))
     return {
@@ -200,16 +208,16 @@ export class Statements implements Store {
   }
 
   async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<DataSet> {
-    const { rows } = await sql<
-      DeltaRow & { pending: string | null; id: string | null; registered_at: string }
-    >`
+    const { rows } = await answerOf(
+      sql<DeltaRow & { pending: string | null; id: string | null; registered_at: string }>`
       -- set_data
       select to_json(pending) as pending, id, ${timeColumn(sql.ref('registered'))},
         revision, stamp, previous_stamp
       from ${this.#name('set_data')}(
         ${this.#cluster}, ${ids(wanted)}, ${tokens(wanted)}, ${contents(wanted)}
       ) s (pending, changed, times, revision, stamp, previous_stamp)
-      left join unnest(changed, times) change (id, registered) on true`.execute(this.#writes)
+      left join unnest(changed, times) change (id, registered) on true`.execute(this.#writes),
+    )
     const byId = new Map(wanted.map((one) => [one.id, one]))
     return {
       pending: strings(one(rows).pending),
@@ -226,15 +234,22 @@ export class Statements implements Store {
   }
 
   async deregister(registrations: readonly Registration[]): Promise<Departure> {
-    const { rows } = await sql<
-      DeltaRow & { pending: string | null; obstacles: string | null; gone: string | null; server_ms: string }
-    >`
+    const { rows } = await answerOf(
+      sql<
+        DeltaRow & {
+          pending: string | null
+          obstacles: string | null
+          gone: string | null
+          server_ms: string
+        }
+      >`
       -- deregister
       select to_json(pending) as pending, to_json(obstacles) as obstacles, to_json(gone) as gone,
         revision, stamp, previous_stamp, ${SERVER_MS} as server_ms
       from ${this.#name('deregister')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)}
-      )`.execute(this.#writes)
+      )`.execute(this.#writes),
+    )
     const row = one(rows)
     this.#connections.writes.heardClock(Number(row.server_ms))
     const byId = new Map(registrations.map(({ id, token }) => [id, token]))
@@ -253,21 +268,23 @@ export class Statements implements Store {
 
   /** The connection for writes is opened only where there is something to do. */
   async sweep(): Promise<Sweep> {
-    const waitMs = await this.#shared.sweepIdle(this.#cluster)
+    const waitMs = await answerOf(this.#shared.sweepIdle(this.#cluster))
     if (waitMs !== undefined) {
       const nowMs = monotonicMs()
       const dueMs = sharedMoment(nowMs + waitMs, SWEEP_GRID_MS)
       return { waitMs: dueMs > nowMs + SWEEP_GRID_MS ? dueMs - nowMs : waitMs, removed: 0, obstacles: [] }
     }
-    const { rows } = await sql<{
-      wait_ms: string
-      removed: string
-      obstacles: string | null
-      server_ms: string
-    }>`
+    const { rows } = await answerOf(
+      sql<{
+        wait_ms: string
+        removed: string
+        obstacles: string | null
+        server_ms: string
+      }>`
       -- sweep
       select wait_ms, removed, to_json(obstacles) as obstacles, ${SERVER_MS} as server_ms
-      from ${this.#name('sweep')}(${this.#cluster})`.execute(this.#writes)
+      from ${this.#name('sweep')}(${this.#cluster})`.execute(this.#writes),
+    )
     const { wait_ms, removed, obstacles, server_ms } = one(rows)
     this.#connections.writes.heardClock(Number(server_ms))
     return {
@@ -292,6 +309,13 @@ export class Statements implements Store {
       where seen.cluster = ${this.#cluster} and seen.revision = ${position?.revision ?? null}
     )`
   }
+}
+
+/** Of a statement; or what its failure means. */
+function answerOf<T>(statement: Promise<T>): Promise<T> {
+  return statement.catch((error: unknown) => {
+    throw storeError(error)
+  })
 }
 
 /** The first of these rows that are together no larger than a page, and at least one. */

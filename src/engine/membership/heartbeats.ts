@@ -6,7 +6,7 @@
  * sweeper when nobody sweeps.
  */
 import { monotonicMs, sharedMoment } from '../../kit/clock.js'
-import { wasRefused } from '../../postgres/errors.js'
+import { failureOf } from '../store-error.js'
 import { Loop } from '../../kit/loop.js'
 import type { OwnMembership } from './own-membership.js'
 import type { Timing } from '../options.js'
@@ -111,9 +111,10 @@ export class Heartbeats {
     return this.#dueMs - monotonicMs()
   }
 
-  #failed(error: Error): undefined {
+  #failed(thrown: Error): undefined {
+    const { error, answered } = failureOf(thrown)
     this.#dueMs = -Infinity
-    if (!wasRefused(error)) this.#options.onAnswer(false)
+    if (!answered) this.#options.onAnswer(false)
     this.#options.report.failed('heartbeat', error)
   }
 

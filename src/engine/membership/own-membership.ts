@@ -8,16 +8,19 @@
  * Only who never was registered gives up when the database refuses.
  */
 import { v7 as newId } from 'uuid'
-import { abortedError, checkWaitOptions, Waiting, type WaitOptions, within } from '../../kit/waiting.js'
-import type { Membership, MembershipOptions } from '../../api/cluster.js'
+import { abortedError, Waiting, within } from '../../kit/waiting.js'
+import { checkWaitOptions, onLostOption } from '../options.js'
+import type { WaitOptions } from '../../api/wait-options.js'
+import type { Membership, MembershipOptions } from '../../api/membership.js'
 import { ClosedError, DeregisteredError, MembershipLostError, type LossReason } from '../../api/errors.js'
-import { TimedLease, trustedUntil, type Lease } from './timed-lease.js'
+import { TimedLease, trustedUntil } from './timed-lease.js'
+import type { Lease } from '../../api/lease.js'
 import { monotonicMs } from '../../kit/clock.js'
-import { storableData } from '../../api/member.js'
+import { storableData } from './data.js'
 import { MembershipState } from './belief.js'
-import { onLostOption } from '../options.js'
-import { requireClient, requireTransaction, type QueryClient } from '../../api/query-client.js'
-import type { Snapshot } from '../snapshot.js'
+import type { QueryClient } from '../../api/query-client.js'
+import { requireClient, requireTransaction } from './fence-client.js'
+import type { Snapshot } from '../../api/snapshot.js'
 import type { Position, Registration } from '../store.js'
 
 /** The process's side of a membership: where its steps are done. */

@@ -1,14 +1,8 @@
 /** Trust in a registration, and its end. */
 import { monotonicMs } from '../../kit/clock.js'
+import type { Lease } from '../../api/lease.js'
 import { MembershipLostError } from '../../api/errors.js'
 import { allowManyListeners } from '../../kit/waiting.js'
-
-/** One period during which this process may trust that it is registered. */
-export interface Lease {
-  readonly token: number
-  /** Aborts with a MembershipLostError when the trust ends, or with a ClosedError/DeregisteredError reason when it is given up. */
-  readonly signal: AbortSignal
-}
 
 /**
  * Until when a registration can be trusted that was renewed by an attempt begun at `startedMs`.

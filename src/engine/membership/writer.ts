@@ -8,11 +8,11 @@
  */
 import { Waiting, within } from '../../kit/waiting.js'
 import { monotonicMs } from '../../kit/clock.js'
-import type { MembershipOptions } from '../../api/cluster.js'
-import { permanentError, wasRefused } from '../../postgres/errors.js'
+import type { MembershipOptions } from '../../api/membership.js'
+import { failureOf, isLasting } from '../store-error.js'
 import { MembershipLostError, SchemaError, type MembershipError } from '../../api/errors.js'
 import { Heartbeats } from './heartbeats.js'
-import type { Lease } from './timed-lease.js'
+import type { Lease } from '../../api/lease.js'
 import { Loop } from '../../kit/loop.js'
 import type { Step } from './belief.js'
 import { OwnMembership, type Host } from './own-membership.js'
@@ -20,7 +20,7 @@ import type { Timing } from '../options.js'
 import type { QueryClient } from '../../api/query-client.js'
 import type { CachedReader, News } from '../reader.js'
 import type { Report } from '../report.js'
-import type { Snapshot } from '../snapshot.js'
+import type { Snapshot } from '../../api/snapshot.js'
 import type { Delta, Registration, Store } from '../store.js'
 
 export interface RegistrationsOptions {
@@ -208,10 +208,9 @@ export class Registrations implements Host {
       try {
         await take(part)
       } catch (error) {
-        const permanent = permanentError(error)
-        if (!(permanent instanceof SchemaError)) throw error
-        tell(part, permanent)
-        refusals.push(error as Error)
+        if (!(error instanceof SchemaError)) throw error
+        tell(part, error)
+        refusals.push(error)
         // There is no time to wait until it passes.
         if (this.#closed && step === 'deregister') for (const left of part) this.#unfinished.delete(left)
       }
@@ -232,7 +231,7 @@ export class Registrations implements Host {
       if (snapshot === undefined) return
       for (const { membership, doubtfulAttempt } of attempts) membership.lookedFor(snapshot, doubtfulAttempt)
     }
-    void reader.refreshed().then(look, (error: unknown) => tell(batch, permanentError(error)))
+    void reader.refreshed().then(look, (error: unknown) => tell(batch, error))
   }
 
   /** What an answer tells of the cluster; those of the batch may be shown by now. */
@@ -292,7 +291,7 @@ export class Registrations implements Host {
       this.#wrote(batch, delta)
     } catch (error) {
       for (const membership of batch) {
-        if (wasRefused(error)) membership.state.registerFailed('nothing happened')
+        if (failureOf(error).outcome !== 'nobody knows') membership.state.registerFailed('nothing happened')
         else {
           membership.unanswered()
           this.#unseen.add(membership)
@@ -314,23 +313,22 @@ export class Registrations implements Host {
     this.#wrote(batch, delta)
   }
 
-  #failed(error: Error): undefined {
+  #failed(thrown: Error): undefined {
     const { report, onAnswer } = this.#options
-    const permanent = permanentError(error)
-    // Where the database refused, it answered: no sign of an outage.
-    if (!wasRefused(error)) onAnswer(false)
-    report.failed('write', permanent ?? error)
-    // Who was refused has been told.
-    if (permanent === undefined || permanent instanceof SchemaError) return
-    tell(this.#unfinished, permanent)
+    const { error, answered } = failureOf(thrown)
+    if (!answered) onAnswer(false)
+    report.failed('write', error)
+    // A SchemaError was told to those whose statement was refused.
+    if (!isLasting(error) || error instanceof SchemaError) return
+    tell(this.#unfinished, error)
     this.#drained.resolve(undefined)
   }
 }
 
-/** Those who wait, of what waiting does not seem to cure. */
-function tell(memberships: Iterable<OwnMembership>, permanent: Error | undefined): void {
-  if (permanent === undefined) return
-  for (const membership of memberships) membership.failed(permanent)
+/** Tells those who wait what waiting does not cure. */
+function tell(memberships: Iterable<OwnMembership>, error: unknown): void {
+  if (!isLasting(error)) return
+  for (const membership of memberships) membership.failed(error)
 }
 
 /** In parts that one statement can carry. */

@@ -3,7 +3,7 @@ import { Socket } from 'node:net'
 import type pg from 'pg'
 import { connectionConfig } from './config.js'
 import { ConnectionError } from '../../api/errors.js'
-import type { Connection } from '../../engine/options.js'
+import type { Connection } from '../options.js'
 import { within } from '../../kit/waiting.js'
 
 export interface ClientPlan {

@@ -8,7 +8,8 @@ import { createSecureContext } from 'node:tls'
 import type pg from 'pg'
 import { parse } from 'pg-connection-string'
 import { OptionError } from '../../api/errors.js'
-import { nearest, refuse, type Connection } from '../../engine/options.js'
+import { nearest, refuse } from '../../engine/options.js'
+import type { Connection } from '../options.js'
 
 type Fields = Readonly<Record<string, unknown>>
 type Check = (option: string, value: unknown) => void

@@ -18,7 +18,7 @@ import { clientConfig, type ClientConfig } from './client.js'
 import { monotonicMs } from '../../kit/clock.js'
 import { permanentError } from '../errors.js'
 import { Loop } from '../../kit/loop.js'
-import type { Connection } from '../../engine/options.js'
+import type { Connection } from '../options.js'
 import { within } from '../../kit/waiting.js'
 
 export interface ListenerOptions {

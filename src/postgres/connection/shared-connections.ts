@@ -14,7 +14,7 @@ import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { ClosedError } from '../../api/errors.js'
 import { Listener } from './listener.js'
-import type { Connection, Connections } from '../../engine/options.js'
+import type { Connection, Connections } from '../options.js'
 import { SharedStatements } from '../shared-statements.js'
 import { SingleConnection } from './single-connection.js'
 

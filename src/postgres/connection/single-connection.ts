@@ -16,7 +16,7 @@ import { clientConfig, type ClientConfig } from './client.js'
 import { breaksConnection } from '../errors.js'
 import { ClosedError } from '../../api/errors.js'
 import { backoffMs } from '../../kit/loop.js'
-import type { Connection } from '../../engine/options.js'
+import type { Connection } from '../options.js'
 import { within } from '../../kit/waiting.js'
 
 export interface SingleConnectionOptions {

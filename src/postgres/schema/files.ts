@@ -1,6 +1,6 @@
 /** The migrations: migrations/NNNN_name.up.sql and .down.sql, which psql runs as they stand. */
 import { readdirSync, readFileSync } from 'node:fs'
-import { quoteIdentifier } from './version.js'
+import { quoteIdentifier } from '../identifier.js'
 
 export interface MigrationFile {
   readonly version: number

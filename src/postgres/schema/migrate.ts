@@ -10,19 +10,15 @@ import pg from 'pg'
 import { clientConfig } from '../connection/client.js'
 import { connectionOption } from '../connection/config.js'
 import { within } from '../../kit/waiting.js'
-import { errorCode, permanentError } from '../errors.js'
+import { errorCode, permanentError, schemaProblem } from '../errors.js'
 import { ConnectionError, SchemaError } from '../../api/errors.js'
 import { ClientAsPool, MigrationDialect } from './dialect.js'
 import { migrationFiles, migrationText } from './files.js'
 import { LOCK_TABLE, RECORD_TABLE } from './print.js'
-import { checkOptions, schemaName, type Connection } from '../../engine/options.js'
-import {
-  checkSchemaVersion,
-  quoteIdentifier,
-  schemaProblem,
-  SCHEMA_VERSION,
-  type FoundVersion,
-} from './version.js'
+import { checkOptions } from '../../engine/options.js'
+import { schemaName, type Connection } from '../options.js'
+import { checkSchemaVersion, SCHEMA_VERSION, type FoundVersion } from './version.js'
+import { quoteIdentifier } from '../identifier.js'
 import { begin } from '../connection/settings.js'
 
 export { migrationSql, type MigrationSqlOptions } from './print.js'

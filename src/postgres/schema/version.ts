@@ -11,10 +11,6 @@ export interface FoundVersion {
   readonly compatibleFrom: number
 }
 
-export function quoteIdentifier(name: string): string {
-  return `"${name.replaceAll('"', '""')}"`
-}
-
 /** Throws unless this code can work with what was found. */
 export function checkSchemaVersion(found: FoundVersion | undefined): void {
   const known = `this pg-membership knows version ${String(SCHEMA_VERSION)}`
@@ -27,28 +23,4 @@ export function checkSchemaVersion(found: FoundVersion | undefined): void {
     const range = `version ${String(found.version)}, and needs code that knows ${String(found.compatibleFrom)}`
     throw new SchemaError(`The schema has ${range}; ${known}. Upgrade the package pg-membership`)
   }
-}
-
-const MISSING_SQLSTATES: ReadonlySet<unknown> = new Set([
-  '3F000', // no such schema
-  '42P01', // no such table
-  '42883', // no such function
-])
-const NO_PRIVILEGE = '42501'
-
-/** The error to give a caller when the schema is missing or not granted; undefined when it is something else. */
-export function schemaProblem(error: unknown): SchemaError | undefined {
-  if (error instanceof SchemaError) return error
-  const { code, message } = (error ?? {}) as { readonly code?: unknown; readonly message?: unknown }
-  if (code === NO_PRIVILEGE) {
-    const hint = 'docs/roles.md lists what each role needs; npx pg-membership sql --grants prints it'
-    return new SchemaError(`The schema is not granted to this role: ${String(message)} (${hint})`, {
-      cause: error,
-    })
-  }
-  if (MISSING_SQLSTATES.has(code)) {
-    const hint = 'Run: npx pg-membership migrate'
-    return new SchemaError(`The schema is not there, or older: ${String(message)}. ${hint}`, { cause: error })
-  }
-  return undefined
 }

@@ -1,0 +1,4 @@
+/** How a caller ends a wait. */
+export interface WaitOptions {
+  readonly signal?: AbortSignal
+}

@@ -1,0 +1,4 @@
+/** As PostgreSQL reads a name that may hold anything. */
+export function quoteIdentifier(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`
+}
