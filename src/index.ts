@@ -21,3 +21,13 @@ export {
   OptionError,
   SchemaError,
 } from './api/errors.js'
+export type {
+  Activity,
+  DiagnosticsMessages,
+  ErrorMessage,
+  HeartbeatMessage,
+  LeaseMessage,
+  SnapshotMessage,
+  StatusMessage,
+  SweepMessage,
+} from './api/diagnostics.js'

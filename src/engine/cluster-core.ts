@@ -1,6 +1,6 @@
 /** A cluster on any store: wires the parts, and closes them in order. */
 import { within } from '../kit/waiting.js'
-import { checkWaitOptions, checkOptions, refuse, type Timing } from './options.js'
+import { checkOptions, checkWaitOptions, onLostOption, refuse, type Timing } from './options.js'
 import type { WaitOptions } from '../api/wait-options.js'
 import { monotonicMs } from '../kit/clock.js'
 import type { Cluster } from '../api/cluster.js'
@@ -9,10 +9,13 @@ import type { Status } from '../api/status.js'
 import { ClosedError } from '../api/errors.js'
 import type { Member } from '../api/member.js'
 import { CachedReader, type News } from './reader.js'
+import { storableData } from './membership/data.js'
+import { ClusterMembership } from './membership/membership.js'
 import { Registrations } from './membership/writer.js'
 import type { Report } from './report.js'
 import type { Snapshot } from '../api/snapshot.js'
 import type { Delta, Store } from './store.js'
+import { ClusterStatus } from './status.js'
 import { Sweeper } from './sweeper.js'
 
 /** What a store's owner is told by. */
@@ -52,12 +55,7 @@ export class ClusterCore implements Cluster {
   readonly #registrations: Registrations
   readonly #sweeper: Sweeper
   #disconnect: (() => void) | undefined
-  #answering = true
-  /** undefined: not known yet. */
-  #hearing: boolean | undefined
-  #mode: Status['mode'] = 'connecting'
-  #toldMode: Status['mode'] = 'connecting'
-  #since = new Date().toISOString()
+  readonly #status: ClusterStatus
   #closed = false
   #closing: Promise<void> | undefined
 
@@ -65,10 +63,8 @@ export class ClusterCore implements Cluster {
     const { store, timing, report, onSurprise } = options
     this.name = options.name
     this.#options = options
-    const onAnswer = (answered: boolean): void => {
-      this.#answering = answered
-      this.#noteMode()
-    }
+    const onAnswer = (answered: boolean): void => this.#status.note({ answering: answered })
+    this.#status = new ClusterStatus(report)
     this.#reader = new CachedReader({
       store,
       pollMs: timing.pollMs,
@@ -97,19 +93,15 @@ export class ClusterCore implements Cluster {
   }
 
   get status(): Status {
-    return Object.freeze({
-      mode: this.#mode,
-      since: this.#since,
-      revision: this.#reader.snapshot?.revision,
-      ageMs: this.#reader.ageMs,
-      lastError: this.#options.report.lastError,
-    })
+    return this.#status.at(this.#reader)
   }
 
   createMembership(options: MembershipOptions = {}): Membership {
     checkOptions('createMembership', options, ['data', 'onLost'])
     if (this.#closed) throw new ClosedError('The cluster is closed')
-    return this.#registrations.create(options)
+    const { data = '', onLost } = options
+    const own = this.#registrations.create({ data: storableData(data), onLost: onLostOption(onLost) })
+    return new ClusterMembership(own)
   }
 
   async getMembers(options: WaitOptions & { readonly fresh?: boolean } = {}): Promise<readonly Member[]> {
@@ -136,7 +128,7 @@ export class ClusterCore implements Cluster {
     const endMs = monotonicMs() + this.#options.timing.closeTimeoutMs
     const leftMs = (): number => Math.max(0, endMs - monotonicMs())
     this.#closed = true
-    this.#noteMode()
+    this.#status.note({ closed: true })
     this.#disconnect?.()
     const swept = this.#sweeper.stop()
     await this.#registrations.close(leftMs())
@@ -152,8 +144,7 @@ export class ClusterCore implements Cluster {
       hint: () => this.#reader.hint(),
       take: (delta) => this.#reader.take(delta),
       hearing: (hearing) => {
-        this.#hearing = hearing
-        this.#noteMode()
+        this.#status.note({ hearing })
         this.#reader.missed()
       },
       distrust: () => this.#registrations.distrust(),
@@ -171,33 +162,12 @@ export class ClusterCore implements Cluster {
   }
 
   #changed(news: News): void {
-    this.#noteMode()
+    this.#status.note({ loaded: true })
     this.#registrations.reconcile(news)
     this.#sweeper.follow()
   }
 
   #othersAreMembers(): boolean {
     return this.snapshot?.members.some((member) => !this.#registrations.has(member)) ?? false
-  }
-
-  #noteMode(): void {
-    const mode = this.#presentMode()
-    if (mode !== this.#mode) {
-      this.#mode = mode
-      this.#since = new Date().toISOString()
-    }
-    // The first load is often faster than LISTEN: a healthy start is not told as polling.
-    const isPassing = mode === 'polling' && this.#hearing === undefined
-    if (mode === this.#toldMode || isPassing) return
-    this.#toldMode = mode
-    this.#options.report.publish('status', { mode })
-    this.#options.report.log(mode === 'disconnected' ? 'warn' : 'info', { mode }, `Now ${mode}`)
-  }
-
-  #presentMode(): Status['mode'] {
-    if (this.#closed) return 'closed'
-    if (this.snapshot === undefined) return 'connecting'
-    if (!this.#answering) return 'disconnected'
-    return this.#hearing === true ? 'listening' : 'polling'
   }
 }

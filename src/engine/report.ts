@@ -1,26 +1,9 @@
 /** How the library speaks: to the logger it was given, and on diagnostics channels. Never to the console. */
-import diagnostics from 'node:diagnostics_channel'
+import type { Activity } from '../api/diagnostics.js'
+import { publish, type EventDetails, type EventName } from './events.js'
 import { monotonicMs } from '../kit/clock.js'
 import type { Logger } from '../api/logger.js'
 import { MembershipError } from '../api/errors.js'
-
-/**
- * Channels, each with `{ cluster, ... }` as its message:
- * `pg-membership:snapshot` (revision, members, full), `pg-membership:heartbeat` (registrations, durationMs),
- * `pg-membership:sweep` (removed, obstacles), `pg-membership:lease` (id, token, state, error: why it ended),
- * `pg-membership:status` (mode), `pg-membership:error` (doing, error).
- */
-const channels = {
-  snapshot: diagnostics.channel('pg-membership:snapshot'),
-  heartbeat: diagnostics.channel('pg-membership:heartbeat'),
-  sweep: diagnostics.channel('pg-membership:sweep'),
-  lease: diagnostics.channel('pg-membership:lease'),
-  status: diagnostics.channel('pg-membership:status'),
-  error: diagnostics.channel('pg-membership:error'),
-}
-
-/** What goes on in the background, and may fail. */
-export type Activity = 'deregister' | 'heartbeat' | 'listen' | 'refresh' | 'sweep' | 'write'
 
 const REPEAT_AFTER_MS = 60_000
 
@@ -70,10 +53,8 @@ export class Report {
     return true
   }
 
-  publish(channel: keyof typeof channels, details: object): void {
-    if (channels[channel].hasSubscribers) {
-      channels[channel].publish({ cluster: this.#cluster, ...details })
-    }
+  publish<N extends EventName>(name: N, details: EventDetails<N>): void {
+    publish(this.#cluster, name, details)
   }
 
   /** A logger that throws, or rejects, must not break what it is told about. */

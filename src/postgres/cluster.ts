@@ -108,17 +108,29 @@ export class PostgresCluster extends ClusterCore {
         }
       },
     })
-    this.connections = connections
+    this.connections = opaque(connections)
   }
+}
+
+/** What users hold has nothing that they could reach into. */
+const behind = new WeakMap<object, SharedConnections>()
+const handles = new WeakMap<SharedConnections, Connections>()
+
+function opaque(shared: SharedConnections): Connections {
+  const handle: Connections = handles.get(shared) ?? Object.freeze({})
+  handles.set(shared, handle)
+  behind.set(handle, shared)
+  return handle
 }
 
 function connectionsOf(options: PostgresClusterOptions): SharedConnections {
   const { connection, listenConnection } = options
-  if (connection instanceof SharedConnections) {
+  const shared = behind.get(connection as object)
+  if (shared !== undefined) {
     if (listenConnection !== undefined) {
       refuse('listenConnection', listenConnection, 'be left out where connections are shared: it is theirs')
     }
-    return connection
+    return shared
   }
   return new SharedConnections(
     connectionOption('connection', connection),

@@ -7,6 +7,7 @@ import { Kysely, PostgresDialect, sql, type RawBuilder } from 'kysely'
 import { permanentError } from './errors.js'
 import type { LossReason } from '../api/errors.js'
 import { sightingOf, strings, type HeadRow } from './rows.js'
+import type { SharedConnections } from './connection/shared-connections.js'
 import type { SingleConnection } from './connection/single-connection.js'
 import type { Heartbeat, Registration } from '../engine/store.js'
 import { Together } from '../kit/together.js'
@@ -25,6 +26,8 @@ interface BeatRow extends HeadRow {
   readonly missing: string | null
 }
 
+const existing = new WeakMap<SharedConnections, Map<string, SharedStatements>>()
+
 export class SharedStatements {
   readonly #schema: string
   readonly #connection: SingleConnection
@@ -32,7 +35,16 @@ export class SharedStatements {
   readonly #beats: Together<Kysely<unknown>, Beat, Heartbeat>
   readonly #sweeps: Together<Kysely<unknown>, string, number | undefined>
 
-  constructor(connection: SingleConnection, session: string, schema: string) {
+  /** Of all clusters of this schema that use these connections. */
+  static of(connections: SharedConnections, schema: string): SharedStatements {
+    const bySchema = existing.get(connections) ?? new Map<string, SharedStatements>()
+    existing.set(connections, bySchema)
+    const statements = bySchema.get(schema) ?? new SharedStatements(connections, schema)
+    bySchema.set(schema, statements)
+    return statements
+  }
+
+  private constructor({ heartbeats: connection, session }: SharedConnections, schema: string) {
     this.#schema = schema
     this.#connection = connection
     this.#session = session

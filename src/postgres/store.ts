@@ -5,7 +5,7 @@ import { monotonicMs, sharedMoment } from '../kit/clock.js'
 import type { QueryClient } from '../api/query-client.js'
 import { storeError } from './errors.js'
 import type { SharedConnections } from './connection/shared-connections.js'
-import type { SharedStatements } from './shared-statements.js'
+import { SharedStatements } from './shared-statements.js'
 import type { Timing } from '../engine/options.js'
 import { checkSchemaVersion } from './schema/version.js'
 import { quoteIdentifier } from './identifier.js'
@@ -74,7 +74,7 @@ export class PostgresStore implements Store {
 
   constructor(connections: SharedConnections, schema: string, cluster: string, timing: Timing) {
     this.#connections = connections
-    this.#shared = connections.shared(schema)
+    this.#shared = SharedStatements.of(connections, schema)
     this.#schema = schema
     this.#cluster = cluster
     this.#timing = timing

@@ -21,9 +21,14 @@ function exportsOf(file: string): string[] {
   return checker.getExportsOfModule(symbol).map(({ name }) => name)
 }
 
-test('the package exports the names of the contract, and no others', () => {
+/** Of diagnostics channels: beside the contract. */
+const DIAGNOSTICS = ['snapshot', 'heartbeat', 'sweep', 'lease', 'status', 'error']
+  .map((name) => `${name[0]?.toUpperCase() ?? ''}${name.slice(1)}Message`)
+  .concat('Activity', 'DiagnosticsMessages')
+
+test('the package exports the names of the contract and those of diagnostics, and no others', () => {
   const inMemory = exportsOf(MEMORY)
   expect(inMemory.sort()).toEqual(['MemoryCluster', 'MemoryWorld'])
-  const expected = exportsOf(CONTRACT).filter((name) => !inMemory.includes(name))
+  const expected = [...exportsOf(CONTRACT).filter((name) => !inMemory.includes(name)), ...DIAGNOSTICS]
   expect(exportsOf(MAIN).sort()).toEqual(expected.sort())
 })

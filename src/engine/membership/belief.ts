@@ -30,7 +30,7 @@ interface Row {
 
 const UNKNOWN = -1
 
-export class MembershipState {
+export class Belief {
   #wanted = false
   #version = 0
   #row: Row | undefined

@@ -1,6 +1,6 @@
 /**
- * One membership: its lease, and those who wait. What is to be done follows from membership-state.ts;
- * registrations.ts does it for all memberships of a process at once, and reports back here.
+ * One membership: its lease, and those who wait. What is to be done follows from what is believed (belief.ts);
+ * writer.ts does it for all memberships of a process at once, and reports back here.
  *
  * A registration that was removed by others is lost: the lease ends with the reason that the log gives,
  * and, unless told to stay out, the membership registers again under the same id, with a higher token.
@@ -9,17 +9,14 @@
  */
 import { v7 as newId } from 'uuid'
 import { abortedError, Waiting, within } from '../../kit/waiting.js'
-import { checkWaitOptions, onLostOption } from '../options.js'
 import type { WaitOptions } from '../../api/wait-options.js'
-import type { Membership, MembershipOptions } from '../../api/membership.js'
+import type { MembershipOptions } from '../../api/membership.js'
 import { ClosedError, DeregisteredError, MembershipLostError, type LossReason } from '../../api/errors.js'
 import { TimedLease, trustedUntil } from './timed-lease.js'
 import type { Lease } from '../../api/lease.js'
 import { monotonicMs } from '../../kit/clock.js'
-import { storableData } from './data.js'
-import { MembershipState } from './belief.js'
+import { Belief } from './belief.js'
 import type { QueryClient } from '../../api/query-client.js'
-import { requireClient, requireTransaction } from './fence-client.js'
 import type { Snapshot } from '../../api/snapshot.js'
 import type { Position, Registration } from '../store.js'
 
@@ -41,7 +38,7 @@ const UNDO_MS = 1_000
 /** The database takes no attempt to register that is older: register(), in the migrations. */
 const LATE_MS = 10_000
 
-export class OwnMembership implements Membership {
+export class OwnMembership {
   readonly id = newId()
   readonly #host: Host
   readonly #onLost: 'register-again' | 'stay-out'
@@ -49,17 +46,17 @@ export class OwnMembership implements Membership {
   readonly #trusting = new Waiting<Lease>()
   readonly #leaving = new Waiting<undefined>()
   readonly #saving = new Waiting<undefined>()
-  readonly state = new MembershipState()
+  readonly state = new Belief()
   #data: string
   #lease: TimedLease | undefined
   #lateUntilMs = -Infinity
   /** Its owner was told so, and has not given it up since. */
   #isRegistered = false
 
-  constructor(host: Host, { data = '', onLost }: MembershipOptions) {
+  constructor(host: Host, { data, onLost }: Required<MembershipOptions>) {
     this.#host = host
-    this.#data = storableData(data)
-    this.#onLost = onLostOption(onLost)
+    this.#data = data
+    this.#onLost = onLost
   }
 
   get data(): string {
@@ -70,8 +67,7 @@ export class OwnMembership implements Membership {
     return this.#trusted()
   }
 
-  async whenRegistered(options: WaitOptions = {}): Promise<Lease> {
-    checkWaitOptions(options)
+  async whenRegistered(options: WaitOptions): Promise<Lease> {
     this.#refuse(options)
     const lease = this.#trusted()
     if (lease !== undefined) return lease
@@ -84,8 +80,7 @@ export class OwnMembership implements Membership {
     }
   }
 
-  async register(options: WaitOptions = {}): Promise<Lease> {
-    checkWaitOptions(options)
+  async register(options: WaitOptions): Promise<Lease> {
     this.#refuse(options)
     this.state.want()
     const lease = this.#trusted()
@@ -100,8 +95,7 @@ export class OwnMembership implements Membership {
     }
   }
 
-  async deregister(options: WaitOptions = {}): Promise<void> {
-    checkWaitOptions(options)
+  async deregister(options: WaitOptions): Promise<void> {
     this.#refuse()
     this.#giveUp(new DeregisteredError('The membership was deregistered'))
     if (this.state.isOutAndShown) {
@@ -112,9 +106,7 @@ export class OwnMembership implements Membership {
     await this.#leaving.wait(options, () => this.#host.lastError())
   }
 
-  async setData(data: string, options: WaitOptions = {}): Promise<void> {
-    checkWaitOptions(options)
-    storableData(data)
+  async setData(data: string, options: WaitOptions): Promise<void> {
     this.#refuse()
     if (data !== this.#data) {
       this.#data = data
@@ -129,17 +121,15 @@ export class OwnMembership implements Membership {
     await this.#saving.wait(options, () => this.#host.lastError(), version)
   }
 
-  async fence(client: QueryClient): Promise<void> {
-    requireClient(client)
-    await this.#host.fence(client, { id: this.id, token: this.state.token ?? this.state.floor })
-    requireTransaction(client)
+  fence(client: QueryClient): Promise<void> {
+    return this.#host.fence(client, { id: this.id, token: this.state.token ?? this.state.floor })
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#host.closed) await this.deregister()
+  async dispose(): Promise<void> {
+    if (!this.#host.closed) await this.deregister({})
   }
 
-  // ------------------------------------------------- for registrations.ts and heartbeats.ts
+  // ------------------------------------------------- for writer.ts and heartbeats.ts
 
   /** Nothing to do, nobody waits, and nothing is about to turn up. */
   get isAtRest(): boolean {

@@ -8,6 +8,7 @@
  */
 import { Waiting, within } from '../../kit/waiting.js'
 import { monotonicMs } from '../../kit/clock.js'
+import type { LeaseMessage } from '../../api/diagnostics.js'
 import type { MembershipOptions } from '../../api/membership.js'
 import { failureOf, isLasting } from '../store-error.js'
 import { MembershipLostError, SchemaError, type MembershipError } from '../../api/errors.js'
@@ -65,7 +66,7 @@ export class Registrations implements Host {
     return this.#options.timing.ttlMs
   }
 
-  create(options: MembershipOptions): OwnMembership {
+  create(options: Required<MembershipOptions>): OwnMembership {
     return new OwnMembership(this, options)
   }
 
@@ -102,7 +103,7 @@ export class Registrations implements Host {
 
   leaseChanged(id: string, { token, signal }: Lease, state: 'granted' | 'ended'): void {
     const { report } = this.#options
-    const error: unknown = signal.reason
+    const error = signal.reason as LeaseMessage['error']
     const lost = error instanceof MembershipLostError
     report.publish('lease', { id, token, state, error })
     report.log(

@@ -14,8 +14,7 @@ import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { ClosedError } from '../../api/errors.js'
 import { Listener } from './listener.js'
-import type { Connection, Connections } from '../options.js'
-import { SharedStatements } from '../shared-statements.js'
+import type { Connection } from '../options.js'
 import { SingleConnection } from './single-connection.js'
 
 const IDLE_MS = 10_000
@@ -34,8 +33,7 @@ export interface User {
   readonly patienceMs: () => number
 }
 
-export class SharedConnections implements Connections {
-  readonly [connections: symbol]: true
+export class SharedConnections {
   readonly session: string
   readonly heartbeats: SingleConnection
   readonly writes: SingleConnection
@@ -44,7 +42,6 @@ export class SharedConnections implements Connections {
   readonly #attached = new Set<{ readonly ttlMs: number }>()
   /** The clusters that read or write by now. */
   readonly #users = new Set<User>()
-  readonly #shared = new Map<string, SharedStatements>()
   #closed = false
 
   constructor(connection: Connection, listenConnection: Connection | false | undefined) {
@@ -89,16 +86,6 @@ export class SharedConnections implements Connections {
           ]),
       })
     }
-  }
-
-  /** Of all clusters of this schema that use the connections. */
-  shared(schema: string): SharedStatements {
-    let shared = this.#shared.get(schema)
-    if (shared === undefined) {
-      shared = new SharedStatements(this.heartbeats, this.session, schema)
-      this.#shared.set(schema, shared)
-    }
-    return shared
   }
 
   /** Returns how to detach. */

@@ -1,14 +1,14 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import type { Member } from '../src/api/member.js'
-import { MembershipState } from '../src/engine/membership/belief.js'
+import { Belief } from '../src/engine/membership/belief.js'
 import type { Position } from '../src/engine/store.js'
 
 const at = (revision: number): Position => ({ revision, stamp: `stamp ${revision}` })
 const seen = (token: number, data = ''): Member => ({ id: 'a', token, data, registeredAt: '2026-01-01' })
 
-function registered(token = 5): MembershipState {
-  const state = new MembershipState()
+function registered(token = 5): Belief {
+  const state = new Belief()
   state.want()
   state.registerSent()
   state.registered(token, state.version, at(token))
@@ -16,7 +16,7 @@ function registered(token = 5): MembershipState {
 }
 
 test('contract: what is wanted and what is there say what to do next', () => {
-  const state = new MembershipState()
+  const state = new Belief()
   expect(state.nextStep()).toBeUndefined()
   state.want()
   expect(state.nextStep()).toBe('register')
@@ -70,7 +70,7 @@ test('contract: what was given up goes, also when it is wanted again', () => {
 })
 
 test('contract: what was given up while it was being registered goes, also when it is wanted again', () => {
-  const state = new MembershipState()
+  const state = new Belief()
   state.want()
   state.registerSent()
   state.giveUp()
@@ -85,7 +85,7 @@ test('contract: what was given up while it was being registered goes, also when 
 })
 
 test('promise 1: a row that a retry has found may carry what the first attempt had sent', () => {
-  const state = new MembershipState()
+  const state = new Belief()
   state.want()
   state.registerSent()
   state.registerFailed('unanswered')
@@ -109,7 +109,7 @@ test('promise 7: data set for one registration says nothing about another', () =
 })
 
 test('contract: an attempt without an answer, no longer wanted, is looked for', () => {
-  const state = new MembershipState()
+  const state = new Belief()
   state.want()
   state.registerSent()
   state.registerFailed('unanswered')
@@ -126,7 +126,7 @@ test('contract: an attempt without an answer, no longer wanted, is looked for', 
 })
 
 test('contract: an attempt without an answer stays in doubt when the next one is refused', () => {
-  const state = new MembershipState()
+  const state = new Belief()
   state.want()
   state.registerSent()
   state.registerFailed('unanswered')
@@ -154,7 +154,7 @@ test('contract: whatever happens, doing the next steps ends in what is wanted', 
   const calls = fc.array(fc.constantFrom('want', 'give up', 'data', 'lose', 'answer', 'refuse', 'no answer'))
   fc.assert(
     fc.property(calls, (calls) => {
-      const state = new MembershipState()
+      const state = new Belief()
       let row: { token: number; version: number } | undefined
       let token = 0
       const step = (outcome: string): void => {

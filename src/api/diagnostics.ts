@@ -1,0 +1,71 @@
+/** What is published on channels of `node:diagnostics_channel`: the name of each, and its message. */
+import type { MembershipLostError, ClosedError, DeregisteredError } from './errors.js'
+import type { Status } from './status.js'
+
+/** What goes on in the background, and may fail. */
+export type Activity = 'deregister' | 'heartbeat' | 'listen' | 'refresh' | 'sweep' | 'write'
+
+interface OfCluster {
+  /** The cluster's name. */
+  readonly cluster: string
+}
+
+/** The reader shows another snapshot. Several changes that arrive in one turn are told once. */
+export interface SnapshotMessage extends OfCluster {
+  readonly revision: number
+  /** How many there are now. */
+  readonly members: number
+  /** All members were read, not only what had changed. */
+  readonly full: boolean
+}
+
+/** A heartbeat was answered. */
+export interface HeartbeatMessage extends OfCluster {
+  /** How many registrations it was for. */
+  readonly registrations: number
+  /** Milliseconds from its start to its answer. */
+  readonly durationMs: number
+}
+
+/** This process took its turn to remove the members that are gone. */
+export interface SweepMessage extends OfCluster {
+  /** How many it removed. */
+  readonly removed: number
+  /** Who could not be removed, and why, in words. */
+  readonly obstacles: readonly string[]
+}
+
+/** A lease of this process began or ended. */
+export interface LeaseMessage extends OfCluster {
+  /** Of the membership. */
+  readonly id: string
+  readonly token: number
+  readonly state: 'granted' | 'ended'
+  /** Why it ended; undefined when it was granted. */
+  readonly error: MembershipLostError | ClosedError | DeregisteredError | undefined
+}
+
+/** The mode of `cluster.status` is another one. */
+export interface StatusMessage extends OfCluster {
+  readonly mode: Status['mode']
+}
+
+/** Something failed in the background, each time it does; it is tried again. */
+export interface ErrorMessage extends OfCluster {
+  readonly doing: Activity
+  readonly error: Error
+  /** Only where the history in the database is another one than was cached: the revision that was cached. */
+  readonly from?: number
+  /** And the revision that is there now. */
+  readonly to?: number
+}
+
+/** Channel names, and what is published on each. */
+export interface DiagnosticsMessages {
+  readonly 'pg-membership:snapshot': SnapshotMessage
+  readonly 'pg-membership:heartbeat': HeartbeatMessage
+  readonly 'pg-membership:sweep': SweepMessage
+  readonly 'pg-membership:lease': LeaseMessage
+  readonly 'pg-membership:status': StatusMessage
+  readonly 'pg-membership:error': ErrorMessage
+}

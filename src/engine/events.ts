@@ -1,0 +1,21 @@
+/** The channels of api/diagnostics.ts, to publish on. It costs next to nothing where nobody subscribes. */
+import diagnostics from 'node:diagnostics_channel'
+import type { DiagnosticsMessages } from '../api/diagnostics.js'
+
+type Short<Name> = Name extends `pg-membership:${infer Short}` ? Short : never
+export type EventName = Short<keyof DiagnosticsMessages>
+export type EventDetails<N extends EventName> = Omit<DiagnosticsMessages[`pg-membership:${N}`], 'cluster'>
+
+const channels: Readonly<Record<EventName, diagnostics.Channel>> = {
+  snapshot: diagnostics.channel('pg-membership:snapshot'),
+  heartbeat: diagnostics.channel('pg-membership:heartbeat'),
+  sweep: diagnostics.channel('pg-membership:sweep'),
+  lease: diagnostics.channel('pg-membership:lease'),
+  status: diagnostics.channel('pg-membership:status'),
+  error: diagnostics.channel('pg-membership:error'),
+}
+
+export function publish<N extends EventName>(cluster: string, name: N, details: EventDetails<N>): void {
+  const channel = channels[name]
+  if (channel.hasSubscribers) channel.publish({ cluster, ...details })
+}
