@@ -1,4 +1,5 @@
 import { defineConfig } from 'eslint/config'
+import simpleImportSort from 'eslint-plugin-simple-import-sort'
 import tseslint from 'typescript-eslint'
 
 export default defineConfig(
@@ -8,7 +9,11 @@ export default defineConfig(
   {
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     linterOptions: { reportUnusedDisableDirectives: 'error' },
+    plugins: { 'simple-import-sort': simpleImportSort },
     rules: {
+      // One block: Node's modules, packages, then files from the farthest folder to this one.
+      'simple-import-sort/imports': ['error', { groups: [['^node:', '^@?\\w', '^\\.']] }],
+      'simple-import-sort/exports': 'error',
       eqeqeq: 'error',
       'no-console': 'error',
       'prefer-const': 'error',
@@ -24,6 +29,16 @@ export default defineConfig(
       // `for (;;)` and `while (true)` with an await inside are how loops are written here.
       '@typescript-eslint/no-unnecessary-condition': ['error', { allowConstantLoopConditions: true }],
     },
+  },
+  {
+    // Lines of code: a longer file has more than one reason to change.
+    files: ['src/**'],
+    rules: { 'max-lines': ['error', { max: 250, skipBlankLines: true, skipComments: true }] },
+  },
+  {
+    // A file of tests lists the cases of one behaviour.
+    ignores: ['src/**'],
+    rules: { 'max-lines': ['error', { max: 400, skipBlankLines: true, skipComments: true }] },
   },
   {
     // The contract is a copy, and asks for identity of types in the one way there is.

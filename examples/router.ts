@@ -11,7 +11,7 @@ import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { migrate, PostgresCluster, type Member } from 'pg-membership'
+import { type Member, migrate, PostgresCluster } from 'pg-membership'
 
 const connection = process.env.DATABASE_URL ?? 'postgres://localhost/postgres'
 await migrate({ connection })

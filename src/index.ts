@@ -1,26 +1,4 @@
-export type { Member } from './api/member.js'
-export type { Snapshot } from './api/snapshot.js'
-export type { WaitOptions } from './api/wait-options.js'
-export type { Lease } from './api/lease.js'
 export type { Cluster } from './api/cluster.js'
-export type { Membership, MembershipOptions } from './api/membership.js'
-export type { Reader } from './api/reader.js'
-export type { Status } from './api/status.js'
-export type { QueryClient } from './api/query-client.js'
-export type { Connection, ConnectionConfig, Connections } from './postgres/options.js'
-export type { Logger } from './api/logger.js'
-export { PostgresCluster, type PostgresClusterOptions } from './postgres/cluster.js'
-export { migrate, migrationSql, type MigrateOptions } from './postgres/schema/migrate.js'
-export {
-  AbortedError,
-  ClosedError,
-  ConnectionError,
-  DeregisteredError,
-  MembershipError,
-  MembershipLostError,
-  OptionError,
-  SchemaError,
-} from './api/errors.js'
 export type {
   Activity,
   DiagnosticsMessages,
@@ -31,3 +9,25 @@ export type {
   StatusMessage,
   SweepMessage,
 } from './api/diagnostics.js'
+export {
+  AbortedError,
+  ClosedError,
+  ConnectionError,
+  DeregisteredError,
+  MembershipError,
+  MembershipLostError,
+  OptionError,
+  SchemaError,
+} from './api/errors.js'
+export type { Lease } from './api/lease.js'
+export type { Logger } from './api/logger.js'
+export type { Member } from './api/member.js'
+export type { Membership, MembershipOptions } from './api/membership.js'
+export type { QueryClient } from './api/query-client.js'
+export type { Reader } from './api/reader.js'
+export type { Snapshot } from './api/snapshot.js'
+export type { Status } from './api/status.js'
+export type { WaitOptions } from './api/wait-options.js'
+export { PostgresCluster, type PostgresClusterOptions } from './postgres/cluster.js'
+export type { Connection, ConnectionConfig, Connections } from './postgres/options.js'
+export { migrate, type MigrateOptions, migrationSql } from './postgres/schema/migrate.js'

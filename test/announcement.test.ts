@@ -1,8 +1,8 @@
 import { createHmac, randomBytes, randomUUID } from 'node:crypto'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { Announcements } from '../src/postgres/announcements.js'
 import type { Delta, Position } from '../src/engine/store.js'
+import { Announcements } from '../src/postgres/announcements.js'
 
 const key = randomBytes(32)
 const hints = 'member_00'

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import fc from 'fast-check'
 import { PostgresCluster } from 'pg-membership'
-import { beforeAll, beforeEach, afterAll, expect, test } from 'vitest'
-import { adminClient, databaseUrl, freshSchema, uniqueName, type AdminClient } from './support/database.js'
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import { type AdminClient, adminClient, databaseUrl, freshSchema, uniqueName } from './support/database.js'
 
 let schema: string
 let admin: AdminClient

@@ -1,8 +1,8 @@
 /** What must hold of every function and table of the schema, whatever is added to it. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { adminClient, type AdminClient } from './support/database.js'
-import { grantedSchema, type Granted, type Role } from './support/granted.js'
-import { codeOf, routinesOf, runningAsOwner, wordsOf, type Routine } from './support/source.js'
+import { type AdminClient, adminClient } from './support/database.js'
+import { type Granted, grantedSchema, type Role } from './support/granted.js'
+import { codeOf, type Routine, routinesOf, runningAsOwner, wordsOf } from './support/source.js'
 
 /** Those that members and readers may call, and how they run. A new one is entered here on purpose. */
 const FOR_READERS = {

@@ -5,7 +5,7 @@ import { migrate } from 'pg-membership'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { catalogOf } from './support/catalog.js'
 import { pgMembership } from './support/command-line.js'
-import { adminClient, databaseUrl, uniqueName, type AdminClient } from './support/database.js'
+import { type AdminClient, adminClient, databaseUrl, uniqueName } from './support/database.js'
 import { until } from './support/until.js'
 
 /** Whoever has this schema first in the path meets other things under the names of PostgreSQL's. */

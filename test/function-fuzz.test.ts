@@ -6,11 +6,11 @@
 import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { catalogOf } from './support/catalog.js'
-import { adminClient, type AdminClient } from './support/database.js'
+import { type AdminClient, adminClient } from './support/database.js'
 import { Attacker, attacks, type Step } from './support/fuzz-attack.js'
 import type { Argument, Routine, Value } from './support/fuzz-calls.js'
-import { checkTokens, SESSION, World, type Hands } from './support/fuzz-world.js'
-import { grantedSchema, type Granted, type Role } from './support/granted.js'
+import { checkTokens, type Hands, SESSION, World } from './support/fuzz-world.js'
+import { type Granted, grantedSchema, type Role } from './support/granted.js'
 
 const SECONDS = Number(process.env.FUZZ_SECONDS ?? 4)
 const SEED = process.env.FUZZ_SEED

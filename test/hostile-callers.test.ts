@@ -2,10 +2,10 @@
 import { randomUUID } from 'node:crypto'
 import type { PostgresCluster } from 'pg-membership'
 import { describe, expect, test } from 'vitest'
-import { uniqueName, type AdminClient } from './support/database.js'
+import { type AdminClient, uniqueName } from './support/database.js'
 import { silence, storyOf, tableOf, typeMembers } from './support/event-log.js'
 import { joined, openAdmin, openCluster } from './support/opened.js'
-import { startRoles, type Role } from './support/roles.js'
+import { type Role, startRoles } from './support/roles.js'
 import { until } from './support/until.js'
 
 const { schema, nameOf, urlOf, as } = await startRoles()

@@ -17,12 +17,12 @@ import { expect, test } from 'vitest'
 import { catalogOf } from './support/catalog.js'
 import { pgMembership } from './support/command-line.js'
 import {
+  type AdminClient,
   adminClient,
   databaseUrl,
   freshSchema,
   newSchemaName,
   uniqueName,
-  type AdminClient,
 } from './support/database.js'
 import { startPostgres } from './support/postgres-server.js'
 import { until } from './support/until.js'

@@ -1,9 +1,9 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { Member } from '../src/api/member.js'
-import { Refresh, type Cached, type Outcome } from '../src/engine/refresh.js'
-import { snapshotOf } from '../src/engine/snapshot.js'
 import type { Change } from '../src/api/change.js'
+import type { Member } from '../src/api/member.js'
+import { type Cached, type Outcome, Refresh } from '../src/engine/refresh.js'
+import { snapshotOf } from '../src/engine/snapshot.js'
 import type { ChangesReading, MembersReading, Position, Reading } from '../src/engine/store.js'
 
 interface Entry {

@@ -4,12 +4,12 @@ import { migrate, PostgresCluster, SchemaError } from 'pg-membership'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { pgMembership } from './support/command-line.js'
 import {
+  type AdminClient,
   adminClient,
   databaseUrl,
   freshSchema,
   newSchemaName,
   uniqueName,
-  type AdminClient,
 } from './support/database.js'
 import { until } from './support/until.js'
 

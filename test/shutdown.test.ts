@@ -1,7 +1,7 @@
 /** README's shutdown, under requests that come one after another on connections kept alive. */
-import { Agent, get } from 'node:http'
 import { randomUUID } from 'node:crypto'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { Agent, get } from 'node:http'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { Program } from './program.js'

@@ -1,9 +1,9 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { Member } from '../src/api/member.js'
-import { sameMembers, snapshotAfter, snapshotOf } from '../src/engine/snapshot.js'
 import type { Change } from '../src/api/change.js'
+import type { Member } from '../src/api/member.js'
 import type { Snapshot } from '../src/api/snapshot.js'
+import { sameMembers, snapshotAfter, snapshotOf } from '../src/engine/snapshot.js'
 
 const member = (id: string, token: number, data = ''): Member => ({
   id,

@@ -7,9 +7,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { PostgresCluster } from 'pg-membership'
 import { Observed } from '../lib/observed.js'
-import { etcd, redis, zookeeper, type Kv } from '../peers/clients.js'
 import type { Peer } from '../lib/servers.js'
-import { summary, type Summary } from '../lib/stats.js'
+import { type Summary, summary } from '../lib/stats.js'
+import { etcd, type Kv, redis, zookeeper } from '../peers/clients.js'
 
 const ROUNDS = 300
 const WARM_UP = 30

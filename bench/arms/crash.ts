@@ -2,13 +2,13 @@
  * How soon a process that is killed is gone from the snapshots of all others, at the default ttl of 15 s; and how
  * often they sweep. All processes share the machine with the database.
  */
-import { fork, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { hrtime } from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
-import { summary, type Summary } from '../lib/stats.js'
+import { type Summary, summary } from '../lib/stats.js'
 
 interface Sighting {
   readonly id: string

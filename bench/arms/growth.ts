@@ -1,7 +1,7 @@
 /** Many members, many readers, many changes at once: how long until all readers show the same. */
 import { hrtime } from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { PostgresCluster, type Membership } from 'pg-membership'
+import { type Membership, PostgresCluster } from 'pg-membership'
 
 const MEMBERS = [10, 100, 1_000, 5_000]
 const READERS = [2, 10, 50, 200]

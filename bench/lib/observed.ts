@@ -1,5 +1,5 @@
 /** The observer's process, and what it saw. */
-import { fork, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import type { Sighting, Watched } from '../observer.js'

@@ -1,5 +1,5 @@
 /** The demo's handle on one process: what it was last heard to say, and what is done to it. */
-import { fork, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import type { Member } from 'pg-membership'
 import type { Command, Report } from './messages.js'

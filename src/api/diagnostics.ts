@@ -1,5 +1,5 @@
 /** What is published on channels of `node:diagnostics_channel`: the name of each, and its message. */
-import type { MembershipLostError, ClosedError, DeregisteredError } from './errors.js'
+import type { ClosedError, DeregisteredError, MembershipLostError } from './errors.js'
 import type { Status } from './status.js'
 
 /** What goes on in the background, and may fail. */

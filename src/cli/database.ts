@@ -1,14 +1,14 @@
 /** One connection for one command, which only reads: a standby will do. */
 import process from 'node:process'
 import pg from 'pg'
+import { within } from '../kit/waiting.js'
 import { clientConfig } from '../postgres/connection/client.js'
+import { begin } from '../postgres/connection/settings.js'
 import { permanentError } from '../postgres/errors.js'
+import { quoteIdentifier } from '../postgres/identifier.js'
 import { schemaName } from '../postgres/options.js'
 import { checkSchemaVersion, type FoundVersion } from '../postgres/schema/version.js'
-import { quoteIdentifier } from '../postgres/identifier.js'
-import { begin } from '../postgres/connection/settings.js'
-import { within } from '../kit/waiting.js'
-import { UsageError, type Arguments } from './arguments.js'
+import { type Arguments, UsageError } from './arguments.js'
 import { inOneLine } from './visible.js'
 
 const CONNECT_TIMEOUT_MS = 10_000

@@ -1,7 +1,7 @@
-import { UsageError, moment, type Arguments, type Moment } from './arguments.js'
-import { CONNECTION_HELP, type Command } from './command.js'
-import { noSuchCluster, reading, type Query } from './database.js'
-import { duration, table, time, type Column } from './table.js'
+import { type Arguments, type Moment, moment, UsageError } from './arguments.js'
+import { type Command, CONNECTION_HELP } from './command.js'
+import { noSuchCluster, type Query, reading } from './database.js'
+import { type Column, duration, table, time } from './table.js'
 
 const DEFAULT_LIMIT = 50
 

@@ -1,7 +1,7 @@
-import { moment, type Arguments } from './arguments.js'
-import { CONNECTION_HELP, type Command } from './command.js'
+import { type Arguments, moment } from './arguments.js'
+import { type Command, CONNECTION_HELP } from './command.js'
 import { noSuchCluster, reading } from './database.js'
-import { duration, table, time, type Column } from './table.js'
+import { type Column, duration, table, time } from './table.js'
 
 interface Row {
   readonly cluster: string

@@ -1,5 +1,5 @@
 import { schemaName } from '../postgres/options.js'
-import { CONNECTION_HELP, type Command } from './command.js'
+import { type Command, CONNECTION_HELP } from './command.js'
 import { connectionUrl } from './database.js'
 
 export const migrateCommand: Command = {

@@ -1,8 +1,8 @@
+import { quoteIdentifier } from '../postgres/identifier.js'
+import { schemaName } from '../postgres/options.js'
 import { grantsText } from '../postgres/schema/files.js'
 import { migrationSql } from '../postgres/schema/print.js'
-import { schemaName } from '../postgres/options.js'
-import { quoteIdentifier } from '../postgres/identifier.js'
-import { UsageError, type Arguments } from './arguments.js'
+import { type Arguments, UsageError } from './arguments.js'
 import type { Command } from './command.js'
 
 export const sqlCommand: Command = {

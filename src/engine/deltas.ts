@@ -1,5 +1,5 @@
 /** What a reader keeps of the history: where it has been, and what came before its turn. */
-import { samePosition, type Delta, type Position } from './store.js'
+import { type Delta, type Position, samePosition } from './store.js'
 
 const MAX_POSITIONS = 1_000
 const MAX_EARLY = 100

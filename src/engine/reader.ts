@@ -1,38 +1,32 @@
 /**
- * The cached snapshot, and what moves it on.
+ * What readers are shown, and what makes them look.
  *
- * What has changed is announced by the database, told by the answer of one's own write, or read by a refresh. The
- * first two are deltas, which `take` takes where they begin at the position of the snapshot, revision and stamp.
- * What is not newer is dropped. What comes too early is kept for a moment: an answer often overtakes
- * announcements. If they do not come, a refresh finds out. What a refresh has read began at a position of the
- * snapshot, too: it is dropped where deltas have gone past it meanwhile.
- *
- * A hint, a reconnection, a heartbeat that shows another position, or the cache going unconfirmed for
- * pollMs asks for a refresh. One runs at a time, with one dirty flag: a thousand hints cost one or two.
- * How one goes is in refresh.ts. Only what a query found confirms the cache; what was announced does not.
- *
- * Anybody who may connect can send hints. Where one turned out to say nothing, the next one has to wait
- * for a lull, which doubles each time up to pollMs. It ends with the first change that is found. What
- * others ask for never waits.
+ * Deltas move the cached snapshot on (cache.ts). A hint, a gap, a reconnection, a heartbeat that shows another
+ * position, or the cache going unconfirmed for pollMs asks for a refresh. One runs at a time, with one dirty flag: a
+ * thousand hints cost one or two. How one goes is in refresh.ts. Only what a query found confirms the cache; what was
+ * announced does not. What a refresh has read began at a position of the snapshot, too: it is dropped where deltas
+ * have gone past it meanwhile.
  *
  * A lower revision is the lag of a standby, and ignored; from a primary, it is a failover that lost
  * commits: everything is read, and it is reported. So is another history that has reached the cached
  * revision, or passed it.
  */
-import { abortedError, Waiting } from '../kit/waiting.js'
+import { ClosedError, type MembershipError } from '../api/errors.js'
+import type { Member } from '../api/member.js'
+import type { Snapshot } from '../api/snapshot.js'
 import type { WaitOptions } from '../api/wait-options.js'
 import { monotonicMs } from '../kit/clock.js'
-import { failureOf, isLasting } from './store-error.js'
-import { Early, Passed } from './deltas.js'
-import { ClosedError, type MembershipError } from '../api/errors.js'
 import { Latest } from '../kit/latest.js'
 import { Loop } from '../kit/loop.js'
-import type { Member } from '../api/member.js'
+import { abortedError, Waiting } from '../kit/waiting.js'
+import { Cache } from './cache.js'
+import { Lull } from './lull.js'
+import { type News, NewsOfTurn } from './news.js'
+import { type Cached, type Outcome, Refresh, reportLosses } from './refresh.js'
 import type { Report } from './report.js'
-import { Refresh, type Cached, type Outcome } from './refresh.js'
-import { sameMembers, snapshotAfter } from './snapshot.js'
-import type { Snapshot } from '../api/snapshot.js'
+import { sameMembers } from './snapshot.js'
 import type { Delta, Position, Store } from './store.js'
+import { failureOf, isLasting } from './store-error.js'
 
 export interface CachedReaderOptions {
   readonly store: Store
@@ -50,21 +44,7 @@ export interface CachedReaderOptions {
   readonly onUse: () => void
 }
 
-/** What a snapshot has that the one before had not. */
-export interface News {
-  /** Whom something happened to; undefined: perhaps to anybody. */
-  readonly ids: ReadonlySet<string> | undefined
-  /** It is of another history, so nothing counts that was known from the one before. */
-  readonly anew: boolean
-}
-
 const MAX_BACKOFF_MS = 1_000
-/** After the first hint that said nothing. Hints of one's own changes do, where those were seen already. */
-const FIRST_LULL_MS = 2
-/** The longest, where polls are rarer. */
-const MAX_LULL_MS = 5_000
-/** How long to wait for announcements that others have overtaken, before a refresh. */
-const GAP_MS = 20
 
 export class CachedReader {
   readonly #options: CachedReaderOptions
@@ -83,12 +63,15 @@ export class CachedReader {
         readonly early: number
       }
     | undefined
-  #cached: Cached | undefined
-  /** Not told yet: those of one turn are told together. */
-  #news: { ids: Set<string> | undefined; anew: boolean; full: boolean } | undefined
-  readonly #passed = new Passed()
-  readonly #early = new Early()
-  #gapTimer: NodeJS.Timeout | undefined
+  readonly #cache = new Cache({
+    onDelta: (ids) => this.#news.add({ ids, anew: false, full: false }),
+    onMisfit: () => {
+      this.#wrong = true
+      this.refresh()
+    },
+    onGap: () => this.refresh(),
+  })
+  readonly #news = new NewsOfTurn((news) => this.#publish(news))
   /** What a query found last. */
   #confirmed: Position | undefined
   #confirmedMs: number | undefined
@@ -98,17 +81,21 @@ export class CachedReader {
   #cutOff = false
   #dirty = true
   #hinted = false
-  #lullMs = 0
-  #lullEndsMs = -Infinity
+  readonly #lull: Lull
   #closed = false
 
   constructor(options: CachedReaderOptions) {
     this.#options = options
+    this.#lull = new Lull(options.pollMs)
     this.#loop = new Loop({
       run: () => this.#run(),
       onError: (error) => this.#failed(error),
       maxBackoffMs: () => MAX_BACKOFF_MS,
     })
+  }
+
+  get #cached(): Cached | undefined {
+    return this.#cache.cached
   }
 
   get snapshot(): Snapshot | undefined {
@@ -144,17 +131,12 @@ export class CachedReader {
 
   /** Whether the snapshot is at this position, or after it. */
   shows(position: Position): boolean {
-    return !this.#cutOff && this.#cached !== undefined && this.#passed.includes(position)
+    return !this.#cutOff && this.#cache.includes(position)
   }
 
   /** What happened, says somebody who knows. */
   take(delta: Delta): void {
-    if (this.#closed || this.shows(delta.to)) return
-    if (delta.from === undefined || this.#isBehind(delta.to)) this.refresh()
-    else {
-      if (!this.#early.add(delta, delta.from)) this.refresh()
-      this.#followUp()
-    }
+    if (!this.#closed && !this.shows(delta.to)) this.#cache.take(delta)
   }
 
   /** What a write of one's own has done, which the snapshot is to show. */
@@ -198,9 +180,9 @@ export class CachedReader {
   /** The database was at this position, at some moment after `startedMs`. */
   confirm(position: Position, startedMs: number): void {
     const { revision } = position
-    if (this.#cached === undefined || !this.#passed.has(position)) {
+    if (!this.#cache.hasPassed(position)) {
       // Behind by no more than announcements that are on their way?
-      if (this.#cached !== undefined && revision > this.#cached.position.revision) this.#awaitGap()
+      if (this.#cached !== undefined && !this.#cache.isBehind(position)) this.#cache.awaitGap()
       else this.refresh()
       return
     }
@@ -210,7 +192,7 @@ export class CachedReader {
 
   async close(): Promise<void> {
     this.#closed = true
-    clearTimeout(this.#gapTimer)
+    this.#cache.close()
     const stopped = this.#loop.stop()
     this.#latest.end()
     this.#asked.reject(new ClosedError('The cluster is closed'))
@@ -230,7 +212,7 @@ export class CachedReader {
       steps: new Refresh(store, this.#cached, { confirmed: this.#confirmed, all: this.#wrong }),
       rank: this.#refreshes++,
       startedMs: nowMs,
-      early: this.#early.count,
+      early: this.#cache.earlyCount,
     })
     let outcome: Outcome | undefined
     while (outcome === undefined) {
@@ -241,14 +223,13 @@ export class CachedReader {
     this.#refresh = undefined
     report.succeeded('refresh')
     const changed = this.#takeOutcome(outcome, refresh.steps.cached)
-    this.#early.dropUpTo(refresh.early)
-    this.#followUp()
+    this.#cache.dropEarly(refresh.early)
+    this.#cache.followUp()
     this.#rejoin()
     this.#confirmedMs = refresh.startedMs
     this.#asked.resolve(undefined, refresh.rank)
-    if (outcome.kind !== 'same') this.#lullMs = 0
-    else if (hintedOnly) this.#lullMs = this.#longerLullMs()
-    if (outcome.kind !== 'same' || hintedOnly) this.#lullEndsMs = monotonicMs() + this.#lullMs
+    if (outcome.kind !== 'same') this.#lull.end(monotonicMs())
+    else if (hintedOnly) this.#lull.lengthen(monotonicMs())
     if (surprised && changed) onSurprise()
     if (refresh.steps.sweepOverdue) onSweepOverdue()
     return this.#dueMs() - monotonicMs()
@@ -257,14 +238,7 @@ export class CachedReader {
   #dueMs(hinted = this.#hinted): number {
     if (this.#dirty || this.#asked.size > 0 || this.#confirmedMs === undefined) return -Infinity
     const pollDueMs = this.#confirmedMs + this.#options.pollMs
-    return hinted ? Math.min(this.#lullEndsMs, pollDueMs) : pollDueMs
-  }
-
-  #longerLullMs(): number {
-    const { pollMs } = this.#options
-    // Where nobody polls, hints are all there is.
-    if (pollMs === Infinity) return 0
-    return Math.min(this.#lullMs * 2 || FIRST_LULL_MS, pollMs, MAX_LULL_MS)
+    return hinted ? Math.min(this.#lull.endsMs, pollDueMs) : pollDueMs
   }
 
   /** Until somebody does, nothing is refreshed. */
@@ -304,17 +278,16 @@ export class CachedReader {
       if (before !== undefined) this.#confirmed = before.position
       return false
     }
-    this.#report(outcome)
-    if (before !== this.#cached && !outcome.otherHistory && this.#isBehind(outcome.position)) {
+    reportLosses(this.#options.report, outcome, this.#cached?.position.revision ?? 0)
+    if (before !== this.#cached && !outcome.otherHistory && this.#cache.isBehind(outcome.position)) {
       this.#wrong = outcome.misfit
       this.#dirty ||= outcome.misfit
       return false
     }
     this.#wrong = false
     this.#confirmed = outcome.position
-    if (outcome.otherHistory) this.#passed.clear()
-    this.#move(outcome)
-    this.#tell({ ids: undefined, anew: outcome.otherHistory }, outcome.kind === 'all')
+    this.#cache.replace(outcome, outcome.otherHistory)
+    this.#news.add({ ids: undefined, anew: outcome.otherHistory, full: outcome.kind === 'all' })
     return true
   }
 
@@ -322,82 +295,13 @@ export class CachedReader {
   #rejoin(): void {
     if (!this.#cutOff || this.#dirty) return
     this.#cutOff = false
-    this.#options.onSnapshot({ ids: undefined, anew: false })
+    this.#options.onSnapshot({ ids: undefined, anew: false, full: false })
   }
 
-  #report(outcome: Outcome & { readonly kind: 'changes' | 'all' }): void {
-    const { report } = this.#options
-    const details = { from: this.#cached?.position.revision ?? 0, to: outcome.position.revision }
-    const tell = (error: Error, message: string): void => {
-      report.log('error', details, message)
-      report.publish('error', { doing: 'refresh', error, ...details })
-    }
-    if (outcome.lostCommits) {
-      tell(new Error('The database lost commits'), 'The database lost commits: its history is another')
-    }
-    if (outcome.misfit) {
-      const error = new Error('The log does not fit the members: all were read')
-      tell(error, error.message)
-    }
-  }
-
-  /** The snapshot is at this revision or after it, in whichever history. */
-  #isBehind({ revision }: Position): boolean {
-    return this.#cached !== undefined && revision <= this.#cached.position.revision
-  }
-
-  /** Takes what was kept for the position at which the snapshot is now. */
-  #followUp(): void {
-    if (this.#cached === undefined) return
-    for (;;) {
-      const { snapshot, position }: Cached = this.#cached
-      const delta = this.#early.next(position)
-      if (delta === undefined) break
-      const after = snapshotAfter(snapshot, delta.to.revision, delta.changes)
-      if (after === undefined) {
-        this.#wrong = true
-        this.refresh()
-        break
-      }
-      this.#move({ snapshot: after, position: delta.to })
-      this.#tell({ ids: new Set(delta.changes.map(({ member }) => member.id)), anew: false }, false)
-    }
-    if (this.#early.size > 0) this.#awaitGap()
-  }
-
-  #awaitGap(): void {
-    const { position } = this.#cached ?? {}
-    this.#gapTimer ??= setTimeout(() => {
-      this.#gapTimer = undefined
-      if (this.#cached?.position === position) this.refresh()
-      else if (this.#early.size > 0) this.#awaitGap()
-    }, GAP_MS)
-  }
-
-  #move({ snapshot, position }: Cached): void {
-    this.#passed.add(position)
-    this.#cached = { snapshot, position }
-  }
-
-  /** Many announcements may arrive at once: whoever watches is told once. */
-  #tell({ ids, anew }: News, full: boolean): void {
-    const before = this.#news
-    this.#news = {
-      ids: before === undefined ? new Set(ids) : before.ids,
-      anew: anew || before?.anew === true,
-      full: full || before?.full === true,
-    }
-    if (ids === undefined) this.#news.ids = undefined
-    else for (const id of ids) this.#news.ids?.add(id)
-    if (before === undefined) queueMicrotask(() => this.#publish())
-  }
-
-  #publish(): void {
+  #publish(news: News): void {
     const { report, onSnapshot } = this.#options
     const { snapshot } = this
-    const news = this.#news
-    this.#news = undefined
-    if (this.#closed || news === undefined || snapshot === undefined) return
+    if (this.#closed || snapshot === undefined) return
     const { revision, members } = snapshot
     report.publish('snapshot', { revision, members: members.length, full: news.full })
     onSnapshot(news)

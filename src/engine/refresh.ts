@@ -14,9 +14,10 @@
  * Meanwhile deltas may take the reader further: it then compares the outcome with where it is.
  */
 import type { Member } from '../api/member.js'
-import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf } from './snapshot.js'
 import type { Snapshot } from '../api/snapshot.js'
-import { samePosition, type Position, type Sighting, type Store } from './store.js'
+import type { Report } from './report.js'
+import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf } from './snapshot.js'
+import { type Position, samePosition, type Sighting, type Store } from './store.js'
 
 export interface Cached {
   readonly snapshot: Snapshot
@@ -189,4 +190,24 @@ export class Refresh {
 
 function sizeOf(members: readonly Member[]): number {
   return members.reduce((bytes, { data }) => bytes + data.length + ROW_BYTES, 0)
+}
+
+/** Tells what a database in order never shows. `from`: the revision that was cached. */
+export function reportLosses(
+  report: Report,
+  outcome: Outcome & { readonly kind: 'changes' | 'all' },
+  from: number,
+): void {
+  const details = { from, to: outcome.position.revision }
+  const tell = (error: Error, message: string): void => {
+    report.log('error', details, message)
+    report.publish('error', { doing: 'refresh', error, ...details })
+  }
+  if (outcome.lostCommits) {
+    tell(new Error('The database lost commits'), 'The database lost commits: its history is another')
+  }
+  if (outcome.misfit) {
+    const error = new Error('The log does not fit the members: all were read')
+    tell(error, error.message)
+  }
 }

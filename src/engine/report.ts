@@ -1,9 +1,9 @@
 /** How the library speaks: to the logger it was given, and on diagnostics channels. Never to the console. */
 import type { Activity } from '../api/diagnostics.js'
-import { publish, type EventDetails, type EventName } from './events.js'
-import { monotonicMs } from '../kit/clock.js'
-import type { Logger } from '../api/logger.js'
 import { MembershipError } from '../api/errors.js'
+import type { Logger } from '../api/logger.js'
+import { monotonicMs } from '../kit/clock.js'
+import { type EventDetails, type EventName, publish } from './events.js'
 
 const REPEAT_AFTER_MS = 60_000
 

@@ -1,6 +1,6 @@
 /** What a cluster asks of whatever holds its members: the one thing PostgreSQL and memory differ in. */
-import type { LossReason } from '../api/errors.js'
 import type { Change } from '../api/change.js'
+import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
 import type { QueryClient } from '../api/query-client.js'
 

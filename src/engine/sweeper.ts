@@ -1,8 +1,8 @@
 /** Takes this process's turns at removing the members of a cluster that are gone. The rules are the database's. */
-import { failureOf } from './store-error.js'
 import { Loop } from '../kit/loop.js'
 import type { Report } from './report.js'
 import type { Store } from './store.js'
+import { failureOf } from './store-error.js'
 
 export interface SweeperOptions {
   readonly store: Store

@@ -1,6 +1,6 @@
 /** The newest of a series of values, for any number of watchers, none of which can make anyone wait. */
-import { onAbort } from './waiting.js'
 import type { WaitOptions } from '../api/wait-options.js'
+import { onAbort } from './waiting.js'
 
 export class Latest<T> {
   readonly #same: (a: T, b: T) => boolean

@@ -7,9 +7,9 @@
  * go to: after a failover, the old primary knows the key as well. Anything else is dropped, and costs nothing.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
-import type { Member } from '../api/member.js'
 import type { Change } from '../api/change.js'
-import { positionOf, samePosition, untold, type Delta, type Position } from '../engine/store.js'
+import type { Member } from '../api/member.js'
+import { type Delta, type Position, positionOf, samePosition, untold } from '../engine/store.js'
 
 /** Where changes are announced to members, and what they are told it by. */
 export interface MembersChannel {

@@ -1,12 +1,12 @@
 /** A cluster in PostgreSQL: the composition root. */
+import type { Logger } from '../api/logger.js'
 import { ClusterCore } from '../engine/cluster-core.js'
+import { checkOptions, clusterName, loggerOption, refuse, timing } from '../engine/options.js'
+import { Report } from '../engine/report.js'
 import { Announcements } from './announcements.js'
 import { connectionOption } from './connection/config.js'
 import { SharedConnections } from './connection/shared-connections.js'
-import { checkOptions, clusterName, loggerOption, refuse, timing } from '../engine/options.js'
-import { schemaName, type Connection, type Connections } from './options.js'
-import { Report } from '../engine/report.js'
-import type { Logger } from '../api/logger.js'
+import { type Connection, type Connections, schemaName } from './options.js'
 import { PostgresStore } from './store.js'
 
 export interface PostgresClusterOptions {

@@ -1,5 +1,5 @@
 /** What an error from the database or the network means for a caller: SQLSTATEs are known here, and nowhere else. */
-import { ConnectionError, SchemaError, type MembershipError } from '../api/errors.js'
+import { ConnectionError, type MembershipError, SchemaError } from '../api/errors.js'
 import { isLasting, StoreError } from '../engine/store-error.js'
 
 /** SQLSTATE or Node's own code. */

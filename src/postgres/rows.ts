@@ -2,16 +2,16 @@
  * What the rows of an answer mean. All values come as PostgreSQL writes them: applications change pg's parsers for
  * the whole process.
  */
-import type { Member } from '../api/member.js'
 import type { Change } from '../api/change.js'
+import type { Member } from '../api/member.js'
 import {
-  positionOf,
-  samePosition,
-  untold,
   type Delta,
   type Position,
+  positionOf,
   type Reading,
+  samePosition,
   type Sighting,
+  untold,
 } from '../engine/store.js'
 
 export interface HeadRow {

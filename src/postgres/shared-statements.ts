@@ -3,14 +3,14 @@
  * anything to sweep. Those of many clusters go in one statement, so that a process that idles costs nearly the
  * same with one cluster and with hundreds.
  */
-import { Kysely, PostgresDialect, sql, type RawBuilder } from 'kysely'
-import { permanentError } from './errors.js'
+import { Kysely, PostgresDialect, type RawBuilder, sql } from 'kysely'
 import type { LossReason } from '../api/errors.js'
-import { sightingOf, strings, type HeadRow } from './rows.js'
-import type { SharedConnections } from './connection/shared-connections.js'
-import type { SingleConnection } from './connection/single-connection.js'
 import type { Heartbeat, Registration } from '../engine/store.js'
 import { Together } from '../kit/together.js'
+import type { SharedConnections } from './connection/shared-connections.js'
+import type { SingleConnection } from './connection/single-connection.js'
+import { permanentError } from './errors.js'
+import { type HeadRow, sightingOf, strings } from './rows.js'
 
 /** In one statement. It has to fit into the bound of a query. */
 const MAX_REGISTRATIONS = 2_000

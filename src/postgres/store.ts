@@ -1,26 +1,7 @@
 /** Every query of a cluster, in Kysely; rows to members. The rules are in migrations/*.sql. */
-import { Kysely, PostgresDialect, sql, type RawBuilder } from 'kysely'
-import type { MembersChannel } from './announcements.js'
-import { monotonicMs, sharedMoment } from '../kit/clock.js'
+import { Kysely, PostgresDialect, type RawBuilder, sql } from 'kysely'
 import type { QueryClient } from '../api/query-client.js'
-import { storeError } from './errors.js'
-import type { SharedConnections } from './connection/shared-connections.js'
-import { SharedStatements } from './shared-statements.js'
 import type { Timing } from '../engine/options.js'
-import { checkSchemaVersion } from './schema/version.js'
-import { quoteIdentifier } from './identifier.js'
-import type { Change } from '../api/change.js'
-import {
-  deltaOf,
-  historyOf,
-  memberOf,
-  one,
-  sightingOf,
-  strings,
-  type DeltaRow,
-  type HeadRow,
-  type MemberRow,
-} from './rows.js'
 import type {
   ChangesReading,
   DataSet,
@@ -33,38 +14,27 @@ import type {
   Store,
   Sweep,
 } from '../engine/store.js'
+import { monotonicMs, sharedMoment } from '../kit/clock.js'
+import type { MembersChannel } from './announcements.js'
+import type { SharedConnections } from './connection/shared-connections.js'
+import { storeError } from './errors.js'
+import { array, contents, ids, timeColumn, tokens } from './fragments.js'
+import { quoteIdentifier } from './identifier.js'
+import { Pages } from './pages.js'
+import { deltaOf, type DeltaRow, one, strings } from './rows.js'
+import { SharedStatements } from './shared-statements.js'
 
-/** One statement reads at most this many rows, and no more than the largest member, which has to fit anyway. */
-const PAGE_ROWS = 2_000
-const PAGE_BYTES = 1_048_576
-/** Of what a row is beside its data, about. */
-const ROW_BYTES = 100
 /** Turns to sweep are taken up to this much sooner, together with those of other clusters. */
 const SWEEP_GRID_MS = 100
-const MAX_BIGINT = '9223372036854775807'
 
 // Each statement begins with its name, which is also that of the prepared one (single-connection.ts).
 
 /** After what the statement has done: a registration that begins later is told apart from one before it. */
 const SERVER_MS = sql`extract(epoch from clock_timestamp()) * 1000`
 
-interface ChangeRow {
-  stamp_then: string | null
-  reached: string | null
-  reached_stamp: string
-  kind: Change['kind']
-}
-
-interface MembersRow {
-  version: string
-  compatible_from: string
-  recovering: 't' | 'f'
-  stamp_then: string | null
-  last_token: string | null
-}
-
 export class PostgresStore implements Store {
   readonly #heartbeats: Kysely<unknown>
+  readonly #pages: Pages
   readonly #writes: Kysely<unknown>
   readonly #shared: SharedStatements
   readonly #connections: SharedConnections
@@ -79,6 +49,7 @@ export class PostgresStore implements Store {
     this.#cluster = cluster
     this.#timing = timing
     this.#heartbeats = new Kysely({ dialect: new PostgresDialect({ pool: connections.heartbeats }) })
+    this.#pages = new Pages(this.#heartbeats, schema, cluster)
     this.#writes = new Kysely({ dialect: new PostgresDialect({ pool: connections.writes }) })
   }
 
@@ -105,69 +76,12 @@ export class PostgresStore implements Store {
     return { name, key: Buffer.from(key, 'hex'), hints }
   }
 
-  async readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
-    const { rows } = await answerOf(
-      sql<HeadRow & MemberRow & ChangeRow>`
-      -- changes
-      select c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
-        ${this.#stampAt(since)} as stamp_then,
-        e.revision as reached, e.stamp as reached_stamp, e.kind, e.member as id, e.token, ${memberColumns('e')}
-      from ${this.#name('clusters')} c
-      left join ${page(
-        sql`
-        select * from ${this.#name('events')} l
-        where l.cluster = ${this.#cluster} and l.revision > ${since.revision} and l.revision <= ${upTo ?? MAX_BIGINT}
-        order by l.revision limit ${PAGE_ROWS}`,
-        'revision',
-      )} e on true
-      where c.name = ${this.#cluster}
-      order by e.revision`.execute(this.#heartbeats),
-    )
-    const sighting = sightingOf(rows[0])
-    const history = historyOf(since, sighting, rows[0])
-    const logged = history === 'same' ? rows.filter(({ id }) => id !== null) : []
-    // Trimming may have left a hole.
-    const whole = logged.every(({ reached }, n) => Number(reached) === since.revision + n + 1)
-    const last = whole ? logged.at(-1) : undefined
-    return {
-      ...sighting,
-      history: whole ? history : 'unknown',
-      changes: whole ? logged.map((row) => ({ kind: row.kind, member: memberOf(row) })) : [],
-      reached: last === undefined ? since : { revision: Number(last.reached), stamp: last.reached_stamp },
-    }
+  readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
+    return answerOf(this.#pages.readChanges(since, upTo))
   }
 
-  async readMembers(after: number, since?: Position): Promise<MembersReading> {
-    const { rows } = await answerOf(
-      sql<HeadRow & MemberRow & MembersRow>`
-      -- members
-      select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
-        c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
-        ${this.#stampAt(since)} as stamp_then,
-        (select max(l.token) from ${this.#name('members')} l where l.cluster = ${this.#cluster}) as last_token,
-        m.id, m.token, ${memberColumns('m')}
-      from ${this.#name('schema_version')}() v
-      left join ${this.#name('clusters')} c on c.name = ${this.#cluster}
-      left join ${page(
-        sql`
-        select * from ${this.#name('members')} l
-        where l.cluster = ${this.#cluster} and l.token > ${after}
-        order by l.token limit ${PAGE_ROWS}`,
-        'token',
-      )} m on m.cluster = c.name
-      order by m.token`.execute(this.#heartbeats),
-    )
-    const head = one(rows)
-    checkSchemaVersion({ version: Number(head.version), compatibleFrom: Number(head.compatible_from) })
-    const sighting = sightingOf(head)
-    const members = rows.filter(({ id }) => id !== null).map(memberOf)
-    return {
-      ...sighting,
-      history: since === undefined ? 'unknown' : historyOf(since, sighting, head),
-      recovering: head.recovering === 't',
-      members,
-      complete: members.length === 0 || members.at(-1)?.token === Number(head.last_token),
-    }
+  readMembers(after: number, since?: Position): Promise<MembersReading> {
+    return answerOf(this.#pages.readMembers(after, since))
   }
 
   heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
@@ -301,14 +215,6 @@ export class PostgresStore implements Store {
   #name(name: string): RawBuilder<unknown> {
     return sql.id(this.#schema, name)
   }
-
-  /** Of the event at a position's revision, as the log has it now. */
-  #stampAt(position: Position | undefined): RawBuilder<unknown> {
-    return sql`(
-      select seen.stamp from ${this.#name('events')} seen
-      where seen.cluster = ${this.#cluster} and seen.revision = ${position?.revision ?? null}
-    )`
-  }
 }
 
 /** Of a statement; or what its failure means. */
@@ -317,42 +223,3 @@ function answerOf<T>(statement: Promise<T>): Promise<T> {
     throw storeError(error)
   })
 }
-
-/** The first of these rows that are together no larger than a page, and at least one. */
-function page(rows: RawBuilder<unknown>, order: string): RawBuilder<unknown> {
-  return sql`(
-    select * from (
-      select l.*, sum(l.size) over (order by ${sql.ref(order)} rows unbounded preceding) as size_so_far
-      from (select l.*, coalesce(octet_length(l.data), 0) + ${ROW_BYTES}::integer as size from (${rows}) l) l
-    ) l
-    where l.size_so_far <= ${PAGE_BYTES} or l.size_so_far = l.size
-  )`
-}
-
-function memberColumns(table: string): RawBuilder<unknown> {
-  return sql`encode(${sql.ref(`${table}.data`)}, 'base64') as data, ${timeColumn(sql.ref(`${table}.registered_at`))}`
-}
-
-function timeColumn(registeredAt: RawBuilder<unknown>): RawBuilder<unknown> {
-  return sql`to_char(${registeredAt} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as registered_at`
-}
-
-function array(values: readonly unknown[], type: string): RawBuilder<unknown> {
-  return sql`${sql.val([...values])}::${sql.raw(type)}[]`
-}
-
-const ids = (rows: readonly { readonly id: string }[]) =>
-  array(
-    rows.map(({ id }) => id),
-    'uuid',
-  )
-const tokens = (rows: readonly Registration[]) =>
-  array(
-    rows.map(({ token }) => token),
-    'bigint',
-  )
-const contents = (rows: readonly { readonly data: string }[]) =>
-  array(
-    rows.map(({ data }) => Buffer.from(data)),
-    'bytea',
-  )

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
-import { OptionError } from 'pg-membership'
 import type { Cluster, Membership } from 'pg-membership'
+import { OptionError } from 'pg-membership'
 import { expect } from 'vitest'
 import type { Declare } from './suite.js'
 import { bounded, dataOf, ended, expectAborted, fresh, join, shows } from './world.js'

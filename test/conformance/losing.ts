@@ -1,5 +1,5 @@
-import { DeregisteredError, MembershipLostError } from 'pg-membership'
 import type { Cluster, Lease, Membership, MembershipOptions } from 'pg-membership'
+import { DeregisteredError, MembershipLostError } from 'pg-membership'
 import { expect } from 'vitest'
 import type { Removal } from './harness.js'
 import type { Declare } from './suite.js'

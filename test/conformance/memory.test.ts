@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Cluster } from 'pg-membership'
 import { MemoryCluster, MemoryWorld } from 'pg-membership/memory'
-import { isRefusal, type Harness } from './harness.js'
+import { type Harness, isRefusal } from './harness.js'
 import { conformance } from './suite.js'
 
 /** There are no transactions in memory, and nothing that could be asked. */

@@ -1,9 +1,9 @@
-import { PostgresCluster } from 'pg-membership'
 import type { Cluster } from 'pg-membership'
-import { adminClient, databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { PostgresCluster } from 'pg-membership'
+import { type AdminClient, adminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
-import { isRefusal, type Harness, type Outcome, type Removal } from './harness.js'
+import { type Harness, isRefusal, type Outcome, type Removal } from './harness.js'
 
 /** Where the clusters are, and as whom one comes there. */
 export interface Place {

@@ -1,5 +1,5 @@
-import { AbortedError } from 'pg-membership'
 import type { Cluster, Member, Membership, MembershipOptions } from 'pg-membership'
+import { AbortedError } from 'pg-membership'
 import { expect } from 'vitest'
 import { until } from '../support/until.js'
 import type { Harness, OpenOptions, Outcome, Removal } from './harness.js'

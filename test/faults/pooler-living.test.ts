@@ -1,6 +1,6 @@
 import type { PostgresClusterOptions } from 'pg-membership'
 import { expect, test } from 'vitest'
-import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { storyOf, tableOf } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openPgBouncer, openProxy } from '../support/opened.js'
 import type { PgBouncer } from '../support/pgbouncer.js'

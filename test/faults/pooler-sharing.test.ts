@@ -1,7 +1,7 @@
 import { migrate } from 'pg-membership'
 import { expect, test } from 'vitest'
 import { catalogOf } from '../support/catalog.js'
-import { databaseUrl, freshSchema, newSchemaName, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema, newSchemaName, uniqueName } from '../support/database.js'
 import { storyOf, tableOf } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openPgBouncer } from '../support/opened.js'
 import { until } from '../support/until.js'

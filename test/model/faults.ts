@@ -1,8 +1,8 @@
 /** How each fault is carried out, and noted among the troubles. */
 import pg from 'pg'
+import { sends } from '../support/wire.js'
 import { PUT_BACK } from './log.js'
 import { BY_HAND } from './model.js'
-import { sends } from '../support/wire.js'
 import { PASSWORD, passwordsOf, permissionOf } from './roles.js'
 import type { Doing, Fault } from './steps.js'
 import { AWAY } from './troubles.js'

@@ -2,8 +2,8 @@
  * What is wanted, by whom, and until when: it follows from the schedule, and from the answers to calls
  * whose outcome is open by nature. What must be true of it is in checks.ts.
  */
-import { Broken } from './broken.js'
 import { shortened } from '../support/digest.js'
+import { Broken } from './broken.js'
 import type { Log } from './log.js'
 import type { Outcome, ProcessTold } from './process.js'
 import type { Call, Role } from './steps.js'

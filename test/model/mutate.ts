@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process'
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { mutated, MUTATIONS, type Mutation } from './mutations.js'
+import { mutated, type Mutation, MUTATIONS } from './mutations.js'
 
 const ROOT = join(import.meta.dirname, '../..')
 const PARTS = ['src', 'migrations', 'test', 'package.json', 'tsconfig.json', 'tsconfig.build.json']

@@ -1,7 +1,7 @@
 /** What a process of the model test can be asked, and what it tells. process-main.js runs there. */
 import { fileURLToPath } from 'node:url'
 import type { MembershipOptions, PostgresClusterOptions } from 'pg-membership'
-import { Worker, type Command } from '../support/worker.js'
+import { type Command, Worker } from '../support/worker.js'
 
 interface Which {
   readonly n: number

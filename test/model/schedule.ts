@@ -5,7 +5,7 @@
  */
 import { Chance } from '../support/chance.js'
 import { FAULTS, OPERATIONS, type Plan } from './plans.js'
-import { PLACES, Stage, type Planned } from './stage.js'
+import { PLACES, type Planned, Stage } from './stage.js'
 import type { CalmDeath, Round } from './steps.js'
 
 const ROUND_MS = 9_000

@@ -1,7 +1,7 @@
 /** Everything that a schedule can do: what processes are asked, and what goes wrong around them. */
 import type { MembershipOptions } from 'pg-membership'
-import type { Direction } from '../support/proxied-connection.js'
 import type { StopMode } from '../support/postgres-server.js'
+import type { Direction } from '../support/proxied-connection.js'
 
 /** What a process is from its start to its end. */
 export interface Role {

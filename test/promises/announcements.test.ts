@@ -2,7 +2,7 @@
 import { createHmac } from 'node:crypto'
 import type { Member, PostgresCluster } from 'pg-membership'
 import { expect, onTestFinished, test } from 'vitest'
-import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { expectWholeLog, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy, openServer } from '../support/opened.js'
 import { until } from '../support/until.js'

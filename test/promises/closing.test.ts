@@ -1,6 +1,6 @@
 import { migrate } from 'pg-membership'
 import { afterAll, expect, test } from 'vitest'
-import { uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, uniqueName } from '../support/database.js'
 import { expectWholeLog, tableOf } from '../support/event-log.js'
 import { freePort } from '../support/free-port.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'

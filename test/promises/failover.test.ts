@@ -1,15 +1,15 @@
 import { afterAll, expect, test } from 'vitest'
-import { uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, uniqueName } from '../support/database.js'
 import { eventsOf, expectWholeLog, storyOf, tableOf, typeMembers } from '../support/event-log.js'
 import {
   expectConverged,
+  type LivingMember,
   openPair,
   reportsOf,
   startMember,
   startOrigin,
   startReader,
   sweptFor,
-  type LivingMember,
 } from '../support/failover.js'
 import { openAdmin, openProxy } from '../support/opened.js'
 import { until } from '../support/until.js'

@@ -1,7 +1,7 @@
 import type { Lease, Membership, PostgresCluster } from 'pg-membership'
 import { expect, test } from 'vitest'
 import { Chance } from '../support/chance.js'
-import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { expectWholeLog, tableOf } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'

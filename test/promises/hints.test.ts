@@ -1,6 +1,6 @@
 import { setInterval } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
-import { uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, uniqueName } from '../support/database.js'
 import { tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { startRoles } from '../support/roles.js'

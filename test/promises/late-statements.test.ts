@@ -1,7 +1,7 @@
 /** Statements that are executed late, or for long: after their caller has given them up. */
 import { randomUUID } from 'node:crypto'
 import { expect, onTestFinished, test } from 'vitest'
-import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { expectWholeLog, silence, storyOf, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { codeOf } from '../support/roles.js'

@@ -1,5 +1,5 @@
 import { afterAll, expect, test } from 'vitest'
-import { databaseUrl, freshSchema, type AdminClient } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema } from '../support/database.js'
 import { storyOf, tableOf } from '../support/event-log.js'
 import { elapsed, startFleet, sweptAfter, TTL_MS, watchOver } from '../support/fleet.js'
 import { openAdmin } from '../support/opened.js'

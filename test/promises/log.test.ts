@@ -1,7 +1,7 @@
 import { MembershipLostError } from 'pg-membership'
 import { expect, test } from 'vitest'
 import { Chance } from '../support/chance.js'
-import { freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, freshSchema, uniqueName } from '../support/database.js'
 import { eventsOf, expectWholeLog, seesNoGap, storyOf, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { until } from '../support/until.js'

@@ -1,6 +1,6 @@
 import type { Logger } from 'pg-membership'
 import { expect, test } from 'vitest'
-import { freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, freshSchema, uniqueName } from '../support/database.js'
 import { tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { until } from '../support/until.js'

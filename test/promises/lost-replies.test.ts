@@ -1,6 +1,6 @@
 import type { Membership, PostgresCluster } from 'pg-membership'
 import { expect, test, vi } from 'vitest'
-import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { eventsOf, expectWholeLog, tableOf } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'

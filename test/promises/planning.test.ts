@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, freshSchema, uniqueName } from '../support/database.js'
 import { openAdmin } from '../support/opened.js'
 
 const MANY = 1_000

@@ -4,13 +4,13 @@ import pg from 'pg'
 import {
   ConnectionError,
   migrate,
-  SchemaError,
   type PostgresCluster,
   type PostgresClusterOptions,
+  SchemaError,
 } from 'pg-membership'
 import { afterAll, expect, onTestFinished, test } from 'vitest'
 import { pgMembership } from '../support/command-line.js'
-import { adminClient, databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, adminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { eventsOf, expectWholeLog, tableOf, typeMembers } from '../support/event-log.js'
 import { elapsed } from '../support/fleet.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'

@@ -1,7 +1,7 @@
 import diagnostics from 'node:diagnostics_channel'
 import type { Lease, Membership, PostgresCluster } from 'pg-membership'
 import { expect, onTestFinished, test } from 'vitest'
-import { databaseUrl, freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { eventsOf, storyOf, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { freshSchema, uniqueName, type AdminClient } from '../support/database.js'
+import { type AdminClient, freshSchema, uniqueName } from '../support/database.js'
 import { expectWholeLog, silence, storyOf, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster } from '../support/opened.js'
 import { until } from '../support/until.js'

@@ -1,11 +1,11 @@
 /** A primary and its standby, and processes that live through a failover from the one to the other. */
-import { migrate } from 'pg-membership'
 import type { PostgresClusterOptions } from 'pg-membership'
+import { migrate } from 'pg-membership'
 import { expect, onTestFinished } from 'vitest'
 import type { AdminClient } from './database.js'
 import { tableOf } from './event-log.js'
-import { startPostgres, type PostgresServer } from './postgres-server.js'
-import { startStandby, type Standby } from './standby.js'
+import { type PostgresServer, startPostgres } from './postgres-server.js'
+import { type Standby, startStandby } from './standby.js'
 import { until } from './until.js'
 import { startWorker, type Worker } from './worker.js'
 

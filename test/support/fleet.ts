@@ -4,10 +4,10 @@
  */
 import type { Member, PostgresClusterOptions } from 'pg-membership'
 import { afterAll, expect } from 'vitest'
-import { uniqueName, type AdminClient } from './database.js'
+import { type AdminClient, uniqueName } from './database.js'
 import { storyOf, tableOf } from './event-log.js'
 import { until } from './until.js'
-import { Worker, type Told } from './worker.js'
+import { type Told, Worker } from './worker.js'
 
 export const TTL_MS = 3_000
 const HEARTBEAT_MS = 400

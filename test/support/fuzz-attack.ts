@@ -3,11 +3,11 @@ import fc from 'fast-check'
 import { expect } from 'vitest'
 import type { AdminClient } from './database.js'
 import {
+  type Argument,
   arrayLiteral,
+  type Call,
   callsOf,
   MEMBERS,
-  type Argument,
-  type Call,
   type Routine,
   type Value,
 } from './fuzz-calls.js'

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { expect } from 'vitest'
 import type { AdminClient } from './database.js'
-import { expectWholeLog, silence, type LoggedEvent } from './event-log.js'
+import { expectWholeLog, type LoggedEvent, silence } from './event-log.js'
 import { MEMBERS, type Routine } from './fuzz-calls.js'
 import { until } from './until.js'
 

@@ -1,6 +1,6 @@
 import pg from 'pg'
 import type { TestProject } from 'vitest/node'
-import { startPostgres, type PostgresOptions } from './postgres-server.js'
+import { type PostgresOptions, startPostgres } from './postgres-server.js'
 
 declare module 'vitest' {
   interface ProvidedContext {

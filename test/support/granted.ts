@@ -3,7 +3,7 @@ import pg from 'pg'
 import { migrate } from 'pg-membership'
 import { afterAll } from 'vitest'
 import { pgMembership } from './command-line.js'
-import { adminClient, databaseUrl, newSchemaName, uniqueName, type AdminClient } from './database.js'
+import { type AdminClient, adminClient, databaseUrl, newSchemaName, uniqueName } from './database.js'
 
 const PASSWORD = 'p'
 

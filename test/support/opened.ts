@@ -1,10 +1,10 @@
 /** What a test opens, closed after it in reverse order, whatever became of it. */
-import { PostgresCluster } from 'pg-membership'
 import type { Membership, MembershipOptions, PostgresClusterOptions } from 'pg-membership'
+import { PostgresCluster } from 'pg-membership'
 import { onTestFinished } from 'vitest'
-import { adminClient, databaseUrl, type AdminClient } from './database.js'
-import { startPgBouncer, type PgBouncer, type PgBouncerOptions, type PoolMode } from './pgbouncer.js'
-import { startPostgres, type PostgresOptions, type PostgresServer } from './postgres-server.js'
+import { type AdminClient, adminClient, databaseUrl } from './database.js'
+import { type PgBouncer, type PgBouncerOptions, type PoolMode, startPgBouncer } from './pgbouncer.js'
+import { type PostgresOptions, type PostgresServer, startPostgres } from './postgres-server.js'
 import { startProxy, type TcpProxy } from './tcp-proxy.js'
 
 export function openCluster(

@@ -2,7 +2,7 @@
  * A private PgBouncer in front of a test's PostgreSQL, on a free port of 127.0.0.1, that tests can freeze,
  * kill and start again. Nothing of it outlives this process: see watchdog.ts.
  */
-import { spawn, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { chownSync, closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'

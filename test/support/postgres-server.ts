@@ -4,7 +4,7 @@
  * Nothing of it outlives this process. Disposing stops the server and removes the directory; when this
  * process dies without that, even by SIGKILL, a watchdog notices that its stdin has closed and does both.
  */
-import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
+import { type ChildProcess, spawn, type StdioOptions } from 'node:child_process'
 import { appendFileSync, chownSync, closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'

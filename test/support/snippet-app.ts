@@ -5,7 +5,7 @@
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import pg from 'pg'
-import { PostgresCluster, type Lease, type Member, type Membership } from 'pg-membership'
+import { type Lease, type Member, type Membership, PostgresCluster } from 'pg-membership'
 
 export const connection = process.env.DATABASE_URL ?? ''
 export const name = process.env.SNIPPET ?? 'snippet'

@@ -4,8 +4,8 @@
  */
 import { copyFile, mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { adminClient, type AdminClient } from './database.js'
-import { startPostgres, type PostgresServer } from './postgres-server.js'
+import { type AdminClient, adminClient } from './database.js'
+import { type PostgresServer, startPostgres } from './postgres-server.js'
 import { until } from './until.js'
 
 export interface Standby extends PostgresServer {

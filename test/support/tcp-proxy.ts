@@ -5,7 +5,7 @@
 import { once } from 'node:events'
 import { connect, createServer, type Server, type Socket } from 'node:net'
 import { freePort } from './free-port.js'
-import { ProxiedConnection, type Conditions, type Direction, type Inspect } from './proxied-connection.js'
+import { type Conditions, type Direction, type Inspect, ProxiedConnection } from './proxied-connection.js'
 
 export interface Cut {
   /** Counted in this direction; the byte that would exceed `afterBytes` is not passed on. */

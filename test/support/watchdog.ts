@@ -3,11 +3,11 @@
  * process ends, even by SIGKILL, the watchdog notices that its stdin has closed, ends the program and removes
  * the directory.
  */
-import { spawn, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtempSync } from 'node:fs'
-import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 
 const ESCALATE_AFTER_MS = 10_000
 

@@ -1,5 +1,5 @@
 /** A process of its own that takes part in a cluster: worker-main.js runs there, this is the parent's side. */
-import { fork, type ChildProcess } from 'node:child_process'
+import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import type { Member, MembershipOptions, PostgresClusterOptions, Status } from 'pg-membership'

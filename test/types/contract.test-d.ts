@@ -2,8 +2,8 @@
  * The emitted types are the contract's: identical, not merely assignable, so that a lost `readonly` or a
  * widened union shows. `npm run typecheck` runs it; names that only exist as types: contract.test.ts.
  */
-import type * as Memory from 'pg-membership/memory'
 import type * as Main from 'pg-membership'
+import type * as Memory from 'pg-membership/memory'
 import type * as Contract from './contract.js'
 
 type Class = abstract new (...args: never) => unknown

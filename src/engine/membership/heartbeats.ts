@@ -6,13 +6,13 @@
  * sweeper when nobody sweeps.
  */
 import { monotonicMs, sharedMoment } from '../../kit/clock.js'
-import { failureOf } from '../store-error.js'
 import { Loop } from '../../kit/loop.js'
-import type { OwnMembership } from './own-membership.js'
 import type { Timing } from '../options.js'
 import type { CachedReader } from '../reader.js'
 import type { Report } from '../report.js'
 import type { Store } from '../store.js'
+import { failureOf } from '../store-error.js'
+import type { OwnMembership } from './own-membership.js'
 
 export interface HeartbeatsOptions {
   readonly store: Store

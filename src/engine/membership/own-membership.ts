@@ -8,17 +8,17 @@
  * Only who never was registered gives up when the database refuses.
  */
 import { v7 as newId } from 'uuid'
-import { abortedError, Waiting, within } from '../../kit/waiting.js'
-import type { WaitOptions } from '../../api/wait-options.js'
-import type { MembershipOptions } from '../../api/membership.js'
-import { ClosedError, DeregisteredError, MembershipLostError, type LossReason } from '../../api/errors.js'
-import { TimedLease, trustedUntil } from './timed-lease.js'
+import { ClosedError, DeregisteredError, type LossReason, MembershipLostError } from '../../api/errors.js'
 import type { Lease } from '../../api/lease.js'
-import { monotonicMs } from '../../kit/clock.js'
-import { Belief } from './belief.js'
+import type { MembershipOptions } from '../../api/membership.js'
 import type { QueryClient } from '../../api/query-client.js'
 import type { Snapshot } from '../../api/snapshot.js'
+import type { WaitOptions } from '../../api/wait-options.js'
+import { monotonicMs } from '../../kit/clock.js'
+import { abortedError, Waiting, within } from '../../kit/waiting.js'
 import type { Position, Registration } from '../store.js'
+import { Belief } from './belief.js'
+import { TimedLease, trustedUntil } from './timed-lease.js'
 
 /** The process's side of a membership: where its steps are done. */
 export interface Host {

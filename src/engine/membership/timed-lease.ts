@@ -1,7 +1,7 @@
 /** Trust in a registration, and its end. */
-import { monotonicMs } from '../../kit/clock.js'
-import type { Lease } from '../../api/lease.js'
 import { MembershipLostError } from '../../api/errors.js'
+import type { Lease } from '../../api/lease.js'
+import { monotonicMs } from '../../kit/clock.js'
 import { allowManyListeners } from '../../kit/waiting.js'
 
 /**

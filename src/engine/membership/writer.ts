@@ -1,38 +1,32 @@
 /**
- * All memberships of this process in one cluster, and the loop that writes for them.
+ * The loop that writes for all memberships of this process in one cluster.
  *
- * It does the next steps of all that have one (see membership.ts), each kind in one statement. The answer tells
- * what has changed, and at which position of the cluster it can be seen: who waits for a step is told when this
- * process's snapshot is there. An answer that was lost leaves the step to be done again, which finds its own
- * doing.
+ * It does the next steps of all that have one (belief.ts), each kind in one statement. The answer tells what has
+ * changed, and at which position of the cluster it can be seen. When an answer is lost, the step is done again:
+ * the second attempt finds what the first one did.
  */
-import { Waiting, within } from '../../kit/waiting.js'
+import { SchemaError } from '../../api/errors.js'
 import { monotonicMs } from '../../kit/clock.js'
-import type { LeaseMessage } from '../../api/diagnostics.js'
-import type { MembershipOptions } from '../../api/membership.js'
-import { failureOf, isLasting } from '../store-error.js'
-import { MembershipLostError, SchemaError, type MembershipError } from '../../api/errors.js'
-import { Heartbeats } from './heartbeats.js'
-import type { Lease } from '../../api/lease.js'
 import { Loop } from '../../kit/loop.js'
-import type { Step } from './belief.js'
-import { OwnMembership, type Host } from './own-membership.js'
-import type { Timing } from '../options.js'
-import type { QueryClient } from '../../api/query-client.js'
-import type { CachedReader, News } from '../reader.js'
+import { Waiting, within } from '../../kit/waiting.js'
+import type { CachedReader } from '../reader.js'
 import type { Report } from '../report.js'
-import type { Snapshot } from '../../api/snapshot.js'
-import type { Delta, Registration, Store } from '../store.js'
+import type { Delta, Store } from '../store.js'
+import { failureOf, isLasting } from '../store-error.js'
+import type { Step } from './belief.js'
+import type { OwnMembership } from './own-membership.js'
 
-export interface RegistrationsOptions {
+export interface WriterOptions {
   readonly store: Store
   readonly reader: CachedReader
-  readonly timing: Pick<Timing, 'ttlMs' | 'heartbeatMs' | 'crashGraceMs'>
   readonly report: Report
   readonly onAnswer: (answered: boolean) => void
-  readonly onSweepOverdue: () => void
-  /** Before anything is written. */
-  readonly onUse: () => void
+  /** By an attempt begun at `startedMs`. */
+  readonly onRegistered: (startedMs: number) => void
+  /** Nobody knows whether it is registered. */
+  readonly onUnanswered: (membership: OwnMembership) => void
+  /** The snapshot may show by now what was done for these. */
+  readonly onAnswered: (batch: readonly OwnMembership[]) => void
 }
 
 /** One statement carries at most this many rows, and about this much data. */
@@ -40,137 +34,54 @@ const MAX_BATCH = 1_000
 const MAX_BATCH_CHARACTERS = 4_000_000
 /** When somebody holds a row locked. */
 const AGAIN_MS = 50
+const MAX_BACKOFF_MS = 1_000
 
-export class Registrations implements Host {
-  readonly #options: RegistrationsOptions
-  readonly #memberships = new Map<string, OwnMembership>()
+export class Writer {
+  readonly #options: WriterOptions
+  /** Those that have a next step. */
   readonly #unfinished = new Set<OwnMembership>()
-  /** What was done for them, or may have been, is not in the snapshot yet. */
-  readonly #unseen = new Set<OwnMembership>()
-  readonly #writer: Loop
-  readonly #heartbeats: Heartbeats
+  readonly #loop: Loop
   readonly #drained = new Waiting<undefined>()
   #closed = false
 
-  constructor(options: RegistrationsOptions) {
+  constructor(options: WriterOptions) {
     this.#options = options
-    this.#writer = new Loop({
+    this.#loop = new Loop({
       run: () => this.#write(),
       onError: (error) => this.#failed(error),
-      maxBackoffMs: () => 1_000,
+      maxBackoffMs: () => MAX_BACKOFF_MS,
     })
-    this.#heartbeats = new Heartbeats({ ...options, memberships: () => this.#memberships.values() })
   }
 
-  get ttlMs(): number {
-    return this.#options.timing.ttlMs
-  }
-
-  create(options: Required<MembershipOptions>): OwnMembership {
-    return new OwnMembership(this, options)
-  }
-
-  get closed(): boolean {
-    return this.#closed
-  }
-
-  /** Whether this process keeps the registration. */
-  has({ id, token }: Registration): boolean {
-    return this.#memberships.get(id)?.state.keptToken === token
-  }
-
-  lastError(): Error | undefined {
-    return this.#options.report.lastError
-  }
-
-  wake(membership: OwnMembership): void {
-    this.#memberships.set(membership.id, membership)
+  add(membership: OwnMembership): void {
     this.#unfinished.add(membership)
-    this.#options.onUse()
-    this.#writer.wakeNow()
-  }
-
-  rest(membership: OwnMembership): void {
-    // Thousands may come and go in the life of a process.
-    if (membership.isAtRest) this.#memberships.delete(membership.id)
-  }
-
-  /** What the snapshot shows is what its reader acts on: in the moment of a return, not the newer one. */
-  fence(client: QueryClient, { id, token }: Registration): Promise<void> {
-    const { store, reader } = this.#options
-    return store.fence(client, { id, token: reader.snapshot?.get(id)?.token ?? token })
-  }
-
-  leaseChanged(id: string, { token, signal }: Lease, state: 'granted' | 'ended'): void {
-    const { report } = this.#options
-    const error = signal.reason as LeaseMessage['error']
-    const lost = error instanceof MembershipLostError
-    report.publish('lease', { id, token, state, error })
-    report.log(
-      lost ? 'warn' : 'info',
-      { id, token, ...(error === undefined ? {} : { err: error }) },
-      `Lease ${lost ? `lost: ${error.reason}` : state}`,
-    )
-  }
-
-  /** With the present snapshot: those to whom something happened, and those who wait for what they did. */
-  reconcile({ ids, anew }: News): void {
-    if (anew) for (const { state } of this.#memberships.values()) state.historyLost()
-    if (ids === undefined) {
-      this.#reconcileAll(this.#memberships.values())
-      return
-    }
-    const named = [...ids].flatMap((id) => this.#memberships.get(id) ?? [])
-    this.#reconcileAll(new Set([...named, ...this.#unseen]))
-  }
-
-  /** What was done cannot be seen, and waiting does not seem to cure it. */
-  refused(error: MembershipError): void {
-    tell(
-      [...this.#unseen].filter(({ state }) => state.nextStep() === undefined),
-      error,
-    )
-  }
-
-  /** How long to wait at most between two attempts to reach the database. */
-  get patienceMs(): number {
-    return this.#heartbeats.patienceMs
+    this.#loop.wakeNow()
   }
 
   /** The database is reached again: no backoff applies. */
   retry(): void {
-    this.#heartbeats.retry()
-    this.#writer.retry()
+    this.#loop.retry()
   }
 
-  /** The connection was lost: the first statement on the next one is a heartbeat. */
+  /** The connection was lost, or is back: try now what is unfinished. */
   recover(): void {
-    this.#heartbeats.beatNow()
-    if (this.#unfinished.size > 0) this.#writer.wakeNow()
+    if (this.#unfinished.size > 0) this.#loop.wakeNow()
   }
 
-  /** Ends all leases as if no heartbeat had got through; the next one that does renews them. */
-  distrust(): void {
-    for (const membership of this.#memberships.values()) membership.distrust()
-  }
-
-  /** Ends all leases, and deregisters everything in one statement, or gives up after `deadlineMs`. */
-  async close(deadlineMs: number): Promise<void> {
-    const memberships = [...this.#memberships.values()]
+  /** Deregisters these when `before` is done, which may be under way; gives up after `deadlineMs`. */
+  async close(
+    memberships: readonly OwnMembership[],
+    deadlineMs: number,
+    before: Promise<void>,
+  ): Promise<void> {
     this.#closed = true
-    for (const membership of memberships) {
-      membership.close()
-      this.#unfinished.add(membership)
-    }
-    const beaten = this.#heartbeats.stop()
+    for (const membership of memberships) this.#unfinished.add(membership)
     if (this.#unfinished.size > 0) {
-      this.#writer.wakeNow()
-      await within(deadlineMs, Promise.all([beaten, this.#drained.wait()]), 'deregistering').catch(
-        () => undefined,
-      )
+      this.#loop.wakeNow()
+      const drained = Promise.all([before, this.#drained.wait()])
+      await within(deadlineMs, drained, 'deregistering').catch(() => undefined)
     }
-    void this.#writer.stop()
-    for (const membership of memberships) membership.closed()
+    void this.#loop.stop()
   }
 
   async #write(): Promise<number> {
@@ -190,7 +101,7 @@ export class Registrations implements Host {
     if (this.#closed) {
       if (this.#unfinished.size === 0) this.#drained.resolve(undefined)
     } else {
-      this.#reconcileAll(batch)
+      this.#options.onAnswered(batch)
       this.#lookFor(batch)
     }
     const [refusal] = refusals
@@ -241,61 +152,44 @@ export class Registrations implements Host {
     onAnswer(true)
     if (this.#closed) return
     reader.wrote(delta)
-    this.#reconcileAll(batch)
-  }
-
-  #reconcileAll(memberships: Iterable<OwnMembership>): void {
-    const { snapshot } = this.#options.reader
-    for (const membership of memberships) {
-      if (snapshot === undefined) this.#unseen.add(membership)
-      else this.#reconcile(membership, snapshot)
-    }
-  }
-
-  #reconcile(membership: OwnMembership, snapshot: Snapshot): void {
-    const { at } = membership.state
-    if (at !== undefined && !this.#options.reader.shows(at)) {
-      this.#unseen.add(membership)
-      return
-    }
-    if (!membership.isLate) this.#unseen.delete(membership)
-    if (membership.reconcile(snapshot)) this.#heartbeats.beatNow()
-    this.rest(membership)
+    this.#options.onAnswered(batch)
   }
 
   async #leave(batch: readonly OwnMembership[]): Promise<void> {
     const { store, report } = this.#options
-    const rows = batch.flatMap(({ id, state: { token } }) => (token === undefined ? [] : [{ id, token }]))
+    const rows = batch.flatMap(({ id, state }) =>
+      state.token === undefined ? [] : [{ id, token: state.token, state }],
+    )
     const { pending, obstacles, delta } = await store.deregister(rows)
     for (const obstacle of obstacles) report.failed('deregister', new Error(obstacle))
     const left = new Set(pending)
-    for (const { id, token } of rows) {
-      if (!left.has(id)) this.#memberships.get(id)?.state.deregistered(token, delta.to)
-    }
+    for (const { id, token, state } of rows) if (!left.has(id)) state.deregistered(token, delta.to)
     this.#wrote(batch, delta)
   }
 
   async #register(batch: readonly OwnMembership[]): Promise<void> {
     const startedMs = monotonicMs()
-    const wanted = batch.map(({ id, data, state: { floor, version } }) => ({ id, data, floor, version }))
-    for (const membership of batch) membership.state.registerSent()
+    const wanted = batch.map((membership) => {
+      const { id, data, state } = membership
+      return { id, data, floor: state.floor, version: state.version, membership }
+    })
+    for (const { state } of batch) state.registerSent()
     try {
       const { tokens, delta } = await this.#options.store.register(wanted)
-      for (const { id, version } of wanted) {
-        const membership = this.#memberships.get(id)
+      for (const { id, version, membership } of wanted) {
         const token = tokens.get(id)
-        if (token !== undefined) membership?.registered(token, version, startedMs, delta.to)
-        else if (tokens.has(id)) membership?.refused()
-        else membership?.state.registerFailed('nothing happened')
+        if (token !== undefined) membership.registered(token, version, startedMs, delta.to)
+        else if (tokens.has(id)) membership.refused()
+        else membership.state.registerFailed('nothing happened')
       }
-      this.#heartbeats.expect(startedMs)
+      this.#options.onRegistered(startedMs)
       this.#wrote(batch, delta)
     } catch (error) {
       for (const membership of batch) {
         if (failureOf(error).outcome !== 'nobody knows') membership.state.registerFailed('nothing happened')
         else {
           membership.unanswered()
-          this.#unseen.add(membership)
+          this.#options.onUnanswered(membership)
         }
       }
       throw error
@@ -303,13 +197,13 @@ export class Registrations implements Host {
   }
 
   async #setData(batch: readonly OwnMembership[]): Promise<void> {
-    const wanted = batch.flatMap(({ id, data, state: { token, version } }) =>
-      token === undefined ? [] : [{ id, token, data, version }],
+    const wanted = batch.flatMap(({ id, data, state }) =>
+      state.token === undefined ? [] : [{ id, token: state.token, data, version: state.version, state }],
     )
     const { pending, delta } = await this.#options.store.setData(wanted)
     const left = new Set(pending)
-    for (const { id, token, version } of wanted) {
-      if (!left.has(id)) this.#memberships.get(id)?.state.dataSet(token, version, delta.to)
+    for (const { id, token, version, state } of wanted) {
+      if (!left.has(id)) state.dataSet(token, version, delta.to)
     }
     this.#wrote(batch, delta)
   }

@@ -1,10 +1,10 @@
 /** Opening one connection to PostgreSQL that can be destroyed whatever state it is in. */
 import { Socket } from 'node:net'
 import type pg from 'pg'
-import { connectionConfig } from './config.js'
 import { ConnectionError } from '../../api/errors.js'
-import type { Connection } from '../options.js'
 import { within } from '../../kit/waiting.js'
+import type { Connection } from '../options.js'
+import { connectionConfig } from './config.js'
 
 export interface ClientPlan {
   readonly connection: Connection
@@ -19,6 +19,9 @@ export interface ClientConfig {
   readonly config: pg.ClientConfig
   destroy(): void
 }
+
+/** For pg: text as the server sends it. Applications may change pg's parsers for the whole process, ours included. */
+export const AS_WRITTEN = { getTypeParser: () => String }
 
 /** A silent network path is noticed by the kernel after about twice this. */
 const KEEP_ALIVE_MS = 10_000

@@ -14,12 +14,12 @@ import { randomUUID } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
 import pg from 'pg'
 import pgListen from 'pg-listen'
-import { clientConfig, type ClientConfig } from './client.js'
 import { monotonicMs } from '../../kit/clock.js'
-import { permanentError } from '../errors.js'
 import { Loop } from '../../kit/loop.js'
-import type { Connection } from '../options.js'
 import { within } from '../../kit/waiting.js'
+import { permanentError } from '../errors.js'
+import type { Connection } from '../options.js'
+import { type ClientConfig, clientConfig } from './client.js'
 
 export interface ListenerOptions {
   readonly connection: Connection

@@ -13,8 +13,8 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { ClosedError } from '../../api/errors.js'
-import { Listener } from './listener.js'
 import type { Connection } from '../options.js'
+import { Listener } from './listener.js'
 import { SingleConnection } from './single-connection.js'
 
 const IDLE_MS = 10_000

@@ -11,13 +11,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PostgresPool, PostgresPoolClient } from 'kysely'
 import pg from 'pg'
-import { monotonicMs, ServerClock } from '../../kit/clock.js'
-import { clientConfig, type ClientConfig } from './client.js'
-import { breaksConnection } from '../errors.js'
 import { ClosedError } from '../../api/errors.js'
+import { monotonicMs } from '../../kit/clock.js'
 import { backoffMs } from '../../kit/loop.js'
-import type { Connection } from '../options.js'
 import { within } from '../../kit/waiting.js'
+import { breaksConnection } from '../errors.js'
+import type { Connection } from '../options.js'
+import { AS_WRITTEN, type ClientConfig, clientConfig } from './client.js'
+import { greet, type Greeted } from './greeting.js'
 
 export interface SingleConnectionOptions {
   readonly connection: Connection
@@ -36,14 +37,9 @@ export interface SingleConnectionOptions {
   readonly onLost?: () => void
 }
 
-interface Open {
+interface Open extends Greeted {
   readonly client: pg.Client
   readonly socket: ClientConfig
-  /** The backend at the other end is one's own: no pooler in between. */
-  readonly direct: boolean
-  /** Differs for every start of every server. */
-  readonly server: string
-  readonly clock: ServerClock
 }
 
 /** The last attempt to connect failed. */
@@ -219,7 +215,7 @@ export class SingleConnection implements PostgresPool {
       // Until it is in use, and after it has failed, an error must still find a listener.
       client.on('error', () => undefined)
       await within(boundMs, client.connect(), 'connecting', signal)
-      const open = { client, socket, ...(await this.#greet(client, boundMs)) }
+      const open = { client, socket, ...(await greet(client, this.#options.session, boundMs)) }
       const onEnd = (): void => this.#discard(open)
       client.on('error', onEnd)
       client.on('end', onEnd)
@@ -236,22 +232,6 @@ export class SingleConnection implements PostgresPool {
   // Behind `await`, another call may have closed it.
   #isClosed(): boolean {
     return this.#closing.signal.aborted
-  }
-
-  /** Refuses a standby, finds a pooler, and sets on a connection of one's own what a pooler would leak to others. */
-  async #greet(client: pg.Client, boundMs: number): Promise<Pick<Open, 'direct' | 'server' | 'clock'>> {
-    const { processID } = client as unknown as { processID: number | null }
-    const { rows } = await client.query<Greeting>({
-      text: GREETING,
-      values: [processID ?? 0, this.#options.session],
-      query_timeout: boundMs,
-    } as pg.QueryConfig)
-    if (rows[0]?.standby !== 'f') {
-      throw Object.assign(new Error('The server is a standby: it cannot take heartbeats'), { code: '25006' })
-    }
-    const clock = new ServerClock()
-    clock.hear(Number(rows[0].server_ms), monotonicMs())
-    return { direct: rows[0].direct === 't', server: rows[0].server, clock }
   }
 
   async #query(open: Open, text: string, values: readonly unknown[] = []): Promise<unknown> {
@@ -304,32 +284,3 @@ function nameOf(text: string): string {
   names.set(text, name)
   return name
 }
-
-/** Applications may change pg's parsers for the whole process, ours included. */
-const AS_WRITTEN = { getTypeParser: () => String }
-
-interface Greeting {
-  readonly standby: 't' | 'f'
-  readonly direct: 't' | 'f'
-  readonly server: string
-  readonly server_ms: string
-}
-
-const GREETING = `
-  select pg_is_in_recovery() as standby, direct, extract(epoch from pg_postmaster_start_time()) as server,
-    extract(epoch from clock_timestamp()) * 1000 as server_ms,
-    case when direct then array[
-      set_config('default_transaction_isolation', 'read committed', false),
-      set_config('default_transaction_read_only', 'off', false),
-      set_config('statement_timeout', '0', false),
-      set_config('idle_session_timeout', '0', false),
-      set_config('row_security', 'on', false),
-      set_config('plan_cache_mode', 'force_generic_plan', false),
-      set_config('tcp_keepalives_idle', '10', false),
-      set_config('tcp_keepalives_interval', '5', false),
-      set_config('tcp_keepalives_count', '3', false),
-      case when version() like '%linux%' then set_config('client_connection_check_interval', '1s', false) end
-    ] end
-  from (
-    select pg_backend_pid() = $1::integer and current_setting('application_name') = $2 as direct
-  ) backend`

@@ -1,5 +1,4 @@
 /** Kysely's Migrator over one connection, inside a transaction that somebody else began and will end. */
-import { PostgresAdapter, PostgresDialect, sql } from 'kysely'
 import type {
   DatabaseIntrospector,
   DatabaseMetadata,
@@ -10,6 +9,7 @@ import type {
   SchemaMetadata,
   TableMetadata,
 } from 'kysely'
+import { PostgresAdapter, PostgresDialect, sql } from 'kysely'
 import type pg from 'pg'
 
 /** Kysely's way in to a connection that has its own owner. */

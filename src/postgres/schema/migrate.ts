@@ -5,21 +5,21 @@
  * number of processes may call it at once, a failure leaves nothing behind, and a pooler does no harm.
  * Where nothing is to be done, nothing is locked or written, and no privilege is needed but to look.
  */
-import { Kysely, Migrator, sql, type MigrationProvider } from 'kysely'
+import { Kysely, type MigrationProvider, Migrator, sql } from 'kysely'
 import pg from 'pg'
-import { clientConfig } from '../connection/client.js'
-import { connectionOption } from '../connection/config.js'
-import { within } from '../../kit/waiting.js'
-import { errorCode, permanentError, schemaProblem } from '../errors.js'
 import { ConnectionError, SchemaError } from '../../api/errors.js'
+import { checkOptions } from '../../engine/options.js'
+import { within } from '../../kit/waiting.js'
+import { AS_WRITTEN, clientConfig } from '../connection/client.js'
+import { connectionOption } from '../connection/config.js'
+import { begin } from '../connection/settings.js'
+import { errorCode, permanentError, schemaProblem } from '../errors.js'
+import { quoteIdentifier } from '../identifier.js'
+import { type Connection, schemaName } from '../options.js'
 import { ClientAsPool, MigrationDialect } from './dialect.js'
 import { migrationFiles, migrationText } from './files.js'
 import { LOCK_TABLE, RECORD_TABLE } from './print.js'
-import { checkOptions } from '../../engine/options.js'
-import { schemaName, type Connection } from '../options.js'
-import { checkSchemaVersion, SCHEMA_VERSION, type FoundVersion } from './version.js'
-import { quoteIdentifier } from '../identifier.js'
-import { begin } from '../connection/settings.js'
+import { checkSchemaVersion, type FoundVersion, SCHEMA_VERSION } from './version.js'
 
 export { migrationSql, type MigrationSqlOptions } from './print.js'
 
@@ -34,8 +34,6 @@ const CONNECT_TIMEOUT_MS = 10_000
 const CLOSE_TIMEOUT_MS = 2_000
 /** Whoever waits for a migration elsewhere should wait it out, but not for one that is stuck for good. */
 const BOUNDS = { statementTimeoutMs: 0, lockTimeoutMs: 300_000 }
-/** Applications may change pg's parsers for the whole process, ours included. */
-const AS_WRITTEN = { getTypeParser: () => String }
 
 /**
  * Brings the schema to this version of the library; safe from any number of processes at once. Returns

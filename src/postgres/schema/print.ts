@@ -1,8 +1,8 @@
 /** The migrations as SQL to run elsewhere, with the record that Kysely's Migrator would leave. */
-import { migrationFiles, migrationText, type Direction, type MigrationFile } from './files.js'
 import { checkOptions, refuse } from '../../engine/options.js'
-import { schemaName } from '../options.js'
 import { quoteIdentifier } from '../identifier.js'
+import { schemaName } from '../options.js'
+import { type Direction, type MigrationFile, migrationFiles, migrationText } from './files.js'
 
 export interface MigrationSqlOptions {
   /** Default 'pgmembership'. */

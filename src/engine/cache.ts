@@ -1,0 +1,116 @@
+/**
+ * The cached snapshot, and how deltas move it on.
+ *
+ * A delta comes from an announcement or from the answer of one's own write. It is taken where it begins at the
+ * position of the snapshot, revision and stamp. What is not newer is dropped. What comes too early is kept for a
+ * moment: an answer often overtakes announcements. If they do not come, a refresh is asked for.
+ */
+import { Early, Passed } from './deltas.js'
+import type { Cached } from './refresh.js'
+import { snapshotAfter } from './snapshot.js'
+import type { Delta, Position } from './store.js'
+
+export interface CacheOptions {
+  /** A delta was taken: something happened to these members. */
+  readonly onDelta: (ids: ReadonlySet<string>) => void
+  /** A delta fits nothing in the snapshot: one of the two is wrong. */
+  readonly onMisfit: () => void
+  /** What is missing has to be read. */
+  readonly onGap: () => void
+}
+
+/** How long to wait for announcements that others have overtaken, before a refresh. */
+const GAP_MS = 20
+
+export class Cache {
+  readonly #options: CacheOptions
+  #cached: Cached | undefined
+  readonly #passed = new Passed()
+  readonly #early = new Early()
+  #gapTimer: NodeJS.Timeout | undefined
+
+  constructor(options: CacheOptions) {
+    this.#options = options
+  }
+
+  get cached(): Cached | undefined {
+    return this.#cached
+  }
+
+  /** How many deltas have come too early so far. */
+  get earlyCount(): number {
+    return this.#early.count
+  }
+
+  /** The snapshot is at this position, or has been. */
+  hasPassed(position: Position): boolean {
+    return this.#cached !== undefined && this.#passed.has(position)
+  }
+
+  /** The snapshot is at this position or after it, in the same history as far as that is remembered. */
+  includes(position: Position): boolean {
+    return this.#cached !== undefined && this.#passed.includes(position)
+  }
+
+  /** The snapshot is at this revision or after it, in whichever history. */
+  isBehind({ revision }: Position): boolean {
+    return this.#cached !== undefined && revision <= this.#cached.position.revision
+  }
+
+  take(delta: Delta): void {
+    if (delta.from === undefined || this.isBehind(delta.to)) {
+      this.#options.onGap()
+      return
+    }
+    if (!this.#early.add(delta, delta.from)) this.#options.onGap()
+    this.followUp()
+  }
+
+  /** What a refresh has read. `anew`: it is of another history. */
+  replace({ snapshot, position }: Cached, anew: boolean): void {
+    if (anew) this.#passed.clear()
+    this.#move({ snapshot, position })
+  }
+
+  /** Those that came early before a refresh began, and that it has not made use of, never will be. */
+  dropEarly(count: number): void {
+    this.#early.dropUpTo(count)
+  }
+
+  /** Takes what was kept for the position at which the snapshot is now. */
+  followUp(): void {
+    if (this.#cached === undefined) return
+    for (;;) {
+      const { snapshot, position }: Cached = this.#cached
+      const delta = this.#early.next(position)
+      if (delta === undefined) break
+      const after = snapshotAfter(snapshot, delta.to.revision, delta.changes)
+      if (after === undefined) {
+        this.#options.onMisfit()
+        break
+      }
+      this.#move({ snapshot: after, position: delta.to })
+      this.#options.onDelta(new Set(delta.changes.map(({ member }) => member.id)))
+    }
+    if (this.#early.size > 0) this.awaitGap()
+  }
+
+  /** What is missing may be on its way. */
+  awaitGap(): void {
+    const { position } = this.#cached ?? {}
+    this.#gapTimer ??= setTimeout(() => {
+      this.#gapTimer = undefined
+      if (this.#cached?.position === position) this.#options.onGap()
+      else if (this.#early.size > 0) this.awaitGap()
+    }, GAP_MS)
+  }
+
+  close(): void {
+    clearTimeout(this.#gapTimer)
+  }
+
+  #move(cached: Cached): void {
+    this.#passed.add(cached.position)
+    this.#cached = cached
+  }
+}

@@ -1,0 +1,98 @@
+import type { QueryClient } from '../api/query-client.js'
+import type { Wires } from '../engine/cluster-core.js'
+import {
+  type ChangesReading,
+  type DataSet,
+  type Delta,
+  type Departure,
+  type Heartbeat,
+  type MembersReading,
+  type Position,
+  type Registered,
+  type Registration,
+  type Store,
+  type Sweep,
+  untold,
+} from '../engine/store.js'
+import type { Cord } from './cord.js'
+import type { Table } from './table.js'
+
+/** What a cluster asks, answered from a table in memory. */
+export class MemoryStore implements Store {
+  readonly #table: Table
+  readonly #cord: Cord
+
+  constructor(table: Table, cord: Cord) {
+    this.#table = table
+    this.#cord = cord
+  }
+
+  connect(wires: Wires): () => void {
+    const hint = (): void => {
+      if (this.#cord.isWhole) wires.hint()
+    }
+    this.#cord.wires = wires
+    this.#table.hints.add(hint)
+    wires.hearing(this.#cord.isWhole)
+    return () => this.#table.hints.delete(hint)
+  }
+
+  async readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
+    await this.#cord.pull()
+    return this.#table.readChanges(since, upTo)
+  }
+
+  async readMembers(after: number): Promise<MembersReading> {
+    await this.#cord.pull()
+    return this.#table.readMembers(after)
+  }
+
+  async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
+    await this.#cord.pull()
+    const missing = registrations.filter((registration) => this.#table.find(registration) === undefined)
+    return {
+      ...this.#table.sighting,
+      locked: [],
+      missing: new Map(missing.map((registration) => [registration.id, this.#table.reasonOf(registration)])),
+    }
+  }
+
+  async register(
+    wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
+  ): Promise<Registered> {
+    await this.#cord.pull()
+    const tokens = wanted.map(({ id, data, floor }) => [id, this.#table.register(id, data, floor)] as const)
+    return { tokens: new Map(tokens), delta: this.#untold() }
+  }
+
+  async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<DataSet> {
+    await this.#cord.pull()
+    for (const { data, ...registration } of wanted) this.#table.setData(registration, data)
+    return { pending: [], delta: this.#untold() }
+  }
+
+  async deregister(registrations: readonly Registration[]): Promise<Departure> {
+    await this.#cord.pull()
+    for (const { id, token } of registrations) {
+      this.#table.remove((member) => member.id === id && member.token === token, undefined)
+    }
+    return { pending: [], obstacles: [], delta: this.#untold() }
+  }
+
+  async sweep(): Promise<Sweep> {
+    await this.#cord.pull()
+    return { waitMs: Infinity, removed: 0, obstacles: [] }
+  }
+
+  /** Readers look: it costs no more. */
+  #untold(): Delta {
+    return untold(this.#table.sighting)
+  }
+
+  fence(_client: QueryClient, registration: Registration): Promise<void> {
+    if (this.#table.find(registration) !== undefined) return Promise.resolve()
+    const { id, token } = registration
+    const error = new Error(`registration ${String(token)} of member ${id} is not current`)
+    return Promise.reject(Object.assign(error, { code: 'MB001' }))
+  }
+}

@@ -1,0 +1,55 @@
+/**
+ * The first statement on a connection: it refuses a standby, finds a pooler, tells the server and its time, and
+ * sets, on a connection of one's own, what a pooler would leak to others.
+ */
+import type pg from 'pg'
+import { monotonicMs, ServerClock } from '../../kit/clock.js'
+
+export interface Greeted {
+  /** The backend at the other end is one's own: no pooler in between. */
+  readonly direct: boolean
+  /** Differs for every start of every server. */
+  readonly server: string
+  readonly clock: ServerClock
+}
+
+export async function greet(client: pg.Client, session: string, boundMs: number): Promise<Greeted> {
+  const { processID } = client as unknown as { processID: number | null }
+  const { rows } = await client.query<Greeting>({
+    text: GREETING,
+    values: [processID ?? 0, session],
+    query_timeout: boundMs,
+  } as pg.QueryConfig)
+  if (rows[0]?.standby !== 'f') {
+    throw Object.assign(new Error('The server is a standby: it cannot take heartbeats'), { code: '25006' })
+  }
+  const clock = new ServerClock()
+  clock.hear(Number(rows[0].server_ms), monotonicMs())
+  return { direct: rows[0].direct === 't', server: rows[0].server, clock }
+}
+
+interface Greeting {
+  readonly standby: 't' | 'f'
+  readonly direct: 't' | 'f'
+  readonly server: string
+  readonly server_ms: string
+}
+
+const GREETING = `
+  select pg_is_in_recovery() as standby, direct, extract(epoch from pg_postmaster_start_time()) as server,
+    extract(epoch from clock_timestamp()) * 1000 as server_ms,
+    case when direct then array[
+      set_config('default_transaction_isolation', 'read committed', false),
+      set_config('default_transaction_read_only', 'off', false),
+      set_config('statement_timeout', '0', false),
+      set_config('idle_session_timeout', '0', false),
+      set_config('row_security', 'on', false),
+      set_config('plan_cache_mode', 'force_generic_plan', false),
+      set_config('tcp_keepalives_idle', '10', false),
+      set_config('tcp_keepalives_interval', '5', false),
+      set_config('tcp_keepalives_count', '3', false),
+      case when version() like '%linux%' then set_config('client_connection_check_interval', '1s', false) end
+    ] end
+  from (
+    select pg_backend_pid() = $1::integer and current_setting('application_name') = $2 as direct
+  ) backend`

@@ -1,0 +1,48 @@
+/** Parts of statements that several of them use. */
+import { type RawBuilder, sql } from 'kysely'
+import type { Registration } from '../engine/store.js'
+
+/** One statement reads at most this many rows, and no more than the largest member, which has to fit anyway. */
+export const PAGE_ROWS = 2_000
+const PAGE_BYTES = 1_048_576
+/** Of what a row is beside its data, about. */
+const ROW_BYTES = 100
+
+/** The first of these rows that are together no larger than a page, and at least one. */
+export function page(rows: RawBuilder<unknown>, order: string): RawBuilder<unknown> {
+  return sql`(
+    select * from (
+      select l.*, sum(l.size) over (order by ${sql.ref(order)} rows unbounded preceding) as size_so_far
+      from (select l.*, coalesce(octet_length(l.data), 0) + ${ROW_BYTES}::integer as size from (${rows}) l) l
+    ) l
+    where l.size_so_far <= ${PAGE_BYTES} or l.size_so_far = l.size
+  )`
+}
+
+export function memberColumns(table: string): RawBuilder<unknown> {
+  return sql`encode(${sql.ref(`${table}.data`)}, 'base64') as data, ${timeColumn(sql.ref(`${table}.registered_at`))}`
+}
+
+export function timeColumn(registeredAt: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`to_char(${registeredAt} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as registered_at`
+}
+
+export function array(values: readonly unknown[], type: string): RawBuilder<unknown> {
+  return sql`${sql.val([...values])}::${sql.raw(type)}[]`
+}
+
+export const ids = (rows: readonly { readonly id: string }[]) =>
+  array(
+    rows.map(({ id }) => id),
+    'uuid',
+  )
+export const tokens = (rows: readonly Registration[]) =>
+  array(
+    rows.map(({ token }) => token),
+    'bigint',
+  )
+export const contents = (rows: readonly { readonly data: string }[]) =>
+  array(
+    rows.map(({ data }) => Buffer.from(data)),
+    'bytea',
+  )
