@@ -21,8 +21,6 @@ import { migrationFiles, migrationText } from './files.js'
 import { LOCK_TABLE, RECORD_TABLE } from './print.js'
 import { checkSchemaVersion, type FoundVersion, SCHEMA_VERSION } from './version.js'
 
-export { migrationSql, type MigrationSqlOptions } from './print.js'
-
 export interface MigrateOptions {
   /** To the primary; any role that may create the schema, or owns it. */
   readonly connection: Connection
