@@ -5,7 +5,9 @@ import type { Member } from './member.js'
 import type { QueryClient } from './query-client.js'
 import type { Snapshot } from './snapshot.js'
 
+/** The cached view of a cluster, which follows the database by itself. */
 export interface Reader extends AsyncDisposable {
+  /** The name of the cluster. */
   readonly name: string
   /** The newest snapshot without waiting; undefined until the first one is loaded. */
   readonly snapshot: Snapshot | undefined
@@ -26,10 +28,11 @@ export interface Reader extends AsyncDisposable {
    * (bad password, missing schema) reject the first step.
    */
   watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]>
-  /** Idempotent, bounded in time, never rejects. */
+  /** Ends leases and watchers, deregisters what is registered, closes the connections. Idempotent, bounded in time, never rejects. */
   close(): Promise<void>
 }
 
+/** This process's own handle on one place in the cluster: it registers, heartbeats and deregisters. */
 export interface Membership extends AsyncDisposable {
   /** A UUID, the same for the life of this object. */
   readonly id: string
@@ -83,7 +86,9 @@ export interface Membership extends AsyncDisposable {
   fence(client: QueryClient): Promise<void>
 }
 
+/** A cluster, as one process takes part in it: a reader, and the memberships of this process. */
 export interface Cluster extends Reader {
+  /** How the cache is kept, at the moment of asking. */
   readonly status: Status
   /**
    * Synchronous, unregistered, invisible to others.
@@ -93,20 +98,26 @@ export interface Cluster extends Reader {
   createMembership(options?: MembershipOptions): Membership
 }
 
+/** Options of `createMembership`. */
 export interface MembershipOptions {
   /** Any string, at most 1 MiB of UTF-8. Default ''. */
   readonly data?: string
-  /** What to do when the registration was removed by others. Default 'register-again': same id, higher token. */
+  /**
+   * What to do when the registration was removed by others. Default 'register-again': it comes back with the
+   * same id and a higher token. 'stay-out': it stays gone until `register` is called again.
+   */
   readonly onLost?: 'register-again' | 'stay-out'
 }
 
+/** How the cache of a cluster is kept. */
 export interface Status {
   /** 'connecting' until the first load; 'listening'; 'polling' when LISTEN is off or does not work here; 'disconnected'; 'closed'. */
   readonly mode: 'connecting' | 'listening' | 'polling' | 'disconnected' | 'closed'
-  /** Since when, ISO 8601 UTC by this process's clock. */
+  /** Since when the mode is what it is: ISO 8601 UTC, by this process's clock. */
   readonly since: string
+  /** Of the snapshot; undefined until the first one is loaded. */
   readonly revision: number | undefined
-  /** Milliseconds since the cache was last confirmed against the database; undefined before the first time. */
+  /** Milliseconds since the cache was last confirmed against the database, by this process's clock; undefined before the first time. */
   readonly ageMs: number | undefined
   /** The newest trouble in the background that is not over; undefined when all works. */
   readonly lastError: Error | undefined

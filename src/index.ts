@@ -1,3 +1,10 @@
+/**
+ * What `import … from 'pg-membership'` gives: a cluster in PostgreSQL, its migrations, and the errors.
+ *
+ * Times are in milliseconds where a name ends in `Ms`, and ISO 8601 in UTC where they are strings.
+ *
+ * @module pg-membership
+ */
 export type { Member } from './member.js'
 export type { Snapshot } from './snapshot.js'
 export type { WaitOptions } from './waiting.js'

@@ -3,7 +3,12 @@ import { setMaxListeners } from 'node:events'
 import { AbortedError } from './errors.js'
 import { refuse } from './options.js'
 
+/** What every call that waits takes. */
 export interface WaitOptions {
+  /**
+   * Ends the wait: the call rejects with an AbortedError, and a watcher ends normally. Default: none, and the
+   * call waits until the database answers or the cluster is closed.
+   */
   readonly signal?: AbortSignal
 }
 
