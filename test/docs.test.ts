@@ -17,6 +17,28 @@ test('links and anchors inside the repository lead somewhere', () => {
   expect(links.filter(({ document, target }) => !leadsSomewhere(document, target))).toEqual([])
 })
 
+test('every decision is in the list of its folder', () => {
+  for (const [folder, list] of [['docs/decisions', 'docs/decisions/README.md']] as const) {
+    const targets = linksOf(textOf(list))
+    const pages = readdirSync(join(ROOT, folder)).filter((file) => file !== 'README.md')
+    expect(pages.length).toBeGreaterThan(0)
+    expect(pages.filter((file) => !targets.some((target) => target.endsWith(file)))).toEqual([])
+  }
+})
+
+test('a decision has at most 40 lines, and the same four parts as the others', () => {
+  const records = DOCUMENTS.filter((file) => /^docs\/decisions\/\d/.test(file))
+  expect(records.length).toBeGreaterThan(0)
+  for (const record of records) {
+    const text = textOf(record)
+    expect(text.trimEnd().split('\n').length, record).toBeLessThanOrEqual(40)
+    expect(
+      [...text.matchAll(/^## (.+)$/gm)].map(([, heading]) => heading),
+      record,
+    ).toEqual(['Context', 'Tried and measured', 'Decision', 'Consequence'])
+  }
+})
+
 test('docs/api is what `npm run docs` writes: every public name has a doc comment', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'pg-membership-docs-'))
   try {
