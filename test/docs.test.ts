@@ -17,8 +17,15 @@ test('links and anchors inside the repository lead somewhere', () => {
   expect(links.filter(({ document, target }) => !leadsSomewhere(document, target))).toEqual([])
 })
 
-test('every decision is in the list of its folder', () => {
-  for (const [folder, list] of [['docs/decisions', 'docs/decisions/README.md']] as const) {
+test('README has at most 150 lines', () => {
+  expect(textOf('README.md').trimEnd().split('\n').length).toBeLessThanOrEqual(150)
+})
+
+test('every guide and every decision is in the list of its folder', () => {
+  for (const [folder, list] of [
+    ['docs/guides', 'README.md'],
+    ['docs/decisions', 'docs/decisions/README.md'],
+  ] as const) {
     const targets = linksOf(textOf(list))
     const pages = readdirSync(join(ROOT, folder)).filter((file) => file !== 'README.md')
     expect(pages.length).toBeGreaterThan(0)
