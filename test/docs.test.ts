@@ -46,6 +46,16 @@ test('a decision has at most 40 lines, and the same four parts as the others', (
   }
 })
 
+test('every npm script that a page or a workflow names is there', () => {
+  const { scripts } = JSON.parse(textOf('package.json')) as { scripts: Record<string, string> }
+  const workflows = readdirSync(join(ROOT, '.github/workflows')).map((file) => `.github/workflows/${file}`)
+  const named = [...DOCUMENTS, ...workflows, '.ci/run'].flatMap((file) =>
+    [...textOf(file).matchAll(/npm run (?:--silent )?([a-z:]+)/g)].map(([, name = '']) => name),
+  )
+  expect(named.length).toBeGreaterThan(10)
+  expect([...new Set(named)].filter((name) => !(name in scripts))).toEqual([])
+})
+
 test('docs/api is what `npm run docs` writes: every public name has a doc comment', async () => {
   const directory = mkdtempSync(join(tmpdir(), 'pg-membership-docs-'))
   try {
