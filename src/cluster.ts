@@ -12,8 +12,8 @@ export interface Reader extends AsyncDisposable {
   /** The newest snapshot without waiting; undefined until the first one is loaded. */
   readonly snapshot: Snapshot | undefined
   /**
-   * The cached members, oldest registration first; waits for the first load only. With `fresh` it asks
-   * the database first, and advances the cache.
+   * The cached members, oldest registration first; waits for the first load only. With `fresh` (default: false)
+   * it asks the database first, and advances the cache.
    *
    * @throws AbortedError when the signal aborts, ClosedError when closed, ConnectionError or SchemaError
    * when the database can never answer. Keeps trying while it merely cannot be reached.
@@ -24,11 +24,16 @@ export interface Reader extends AsyncDisposable {
    * slow consumer, and equal ones are not yielded twice in a row. Subscribes on the first `next()`.
    *
    * Ends *normally* when the signal aborts (unlike Node's own iterators, which throw AbortError), when
-   * the loop breaks (`return()` settles a pending `next()`), or when the reader closes. Permanent errors
-   * (bad password, missing schema) reject the first step.
+   * the loop breaks (`return()` settles a pending `next()`), or when the reader closes.
+   *
+   * @throws ConnectionError or SchemaError at the first step, when the database can never answer (bad password,
+   * missing schema). Later steps never reject: an outage shows in `status`.
    */
   watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]>
-  /** Ends leases and watchers, deregisters what is registered, closes the connections. Idempotent, bounded in time, never rejects. */
+  /**
+   * Ends leases and watchers, deregisters what is registered, closes the connections. Idempotent, never rejects,
+   * and takes at most `closeTimeoutMs` (default 5_000 ms).
+   */
   close(): Promise<void>
 }
 
@@ -41,7 +46,7 @@ export interface Membership extends AsyncDisposable {
   /** The present lease, judged by the clock at the moment of asking; undefined when not registered or not trusted. */
   readonly lease: Lease | undefined
   /**
-   * The present lease, or the next one.
+   * The present lease, or the next one; registers nothing by itself.
    *
    * @throws ClosedError when there will be none, AbortedError when the signal aborts.
    */
@@ -57,7 +62,8 @@ export interface Membership extends AsyncDisposable {
    */
   register(options?: WaitOptions): Promise<Lease>
   /**
-   * Resolves once this process's own snapshot no longer shows it. The lease ends before the row goes.
+   * Resolves once this process's own snapshot no longer shows it. The lease ends before the row goes. A no-op
+   * while not registered.
    *
    * @throws AbortedError when the signal aborts, ConnectionError or SchemaError when waiting does not help: only
    * the wait ends. ClosedError when the cluster is closed first.
@@ -73,15 +79,16 @@ export interface Membership extends AsyncDisposable {
    */
   setData(data: string, options?: WaitOptions): Promise<void>
   /**
-   * Inside the caller's transaction: raises (SQLSTATE 'MB001') unless this registration is current and
-   * unexpired, and keeps it from being removed until the transaction ends. Call it first in the
-   * transaction, outside savepoints.
+   * Inside the caller's transaction: fails unless this registration is current and unexpired, and keeps it from
+   * being removed until the transaction ends. Call it first in the transaction, outside savepoints.
    *
    * It fences the registration that the snapshot shows at the moment of the call. Who acts on what a
    * snapshot showed *before* (it awaited something since) looks again in the same turn, or fences the token
    * that it saw: `select pgmembership.fence(id, token)`.
    *
-   * @throws TypeError for a pool, for what is no client, and for a client of pg that is in no transaction.
+   * @throws The client's own error with code 'MB001' when the registration is not current, or '55P03' when
+   * somebody held its row locked for 2 s. TypeError for a pool, for what is no client, and for a client of pg that
+   * is in no transaction.
    */
   fence(client: QueryClient): Promise<void>
 }
@@ -91,7 +98,7 @@ export interface Cluster extends Reader {
   /** How the cache is kept, at the moment of asking. */
   readonly status: Status
   /**
-   * Synchronous, unregistered, invisible to others.
+   * Makes a membership, which is not registered yet and invisible to others. Does no I/O.
    *
    * @throws ClosedError after close, OptionError, TypeError or RangeError for bad options.
    */

@@ -12,7 +12,7 @@ export interface ConnectionConfig {
   readonly connectionString?: string
   /** A host name, an address, or the directory of a Unix socket. */
   readonly host?: string
-  /** A TCP port. */
+  /** A TCP port. Default 5432, unless the environment names another. */
   readonly port?: number
   /** The name of the database. */
   readonly database?: string
@@ -20,7 +20,7 @@ export interface ConnectionConfig {
   readonly user?: string
   /** The role's password, or a function that is asked for it before every connect. */
   readonly password?: string | (() => string | Promise<string>)
-  /** true, or the options of Node's `tls.connect`. Default: no TLS, unless the URL asks for it. */
+  /** true, or the options of Node's `tls.connect`. Default: no TLS, unless the URL or the environment asks for it. */
   readonly ssl?: boolean | object
   /** `sslnegotiation`, `options`, `enableChannelBinding` and `scramMaxIterations` go to pg as they are. */
   readonly [option: string]: unknown

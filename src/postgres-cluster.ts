@@ -27,7 +27,7 @@ export interface PostgresClusterOptions {
   readonly connection: Connection | Connections
   /** For LISTEN; a direct or session-mode address. Default: `connection`. false: never listen, poll. */
   readonly listenConnection?: Connection | false
-  /** Where `migrate` put the tables. Default 'pgmembership'. */
+  /** Where `migrate` put the tables. 1 to 63 bytes of UTF-8. Default 'pgmembership'. */
   readonly schema?: string
   /** Silence after which others may remove a member, in milliseconds. 1_000 to 86_400_000; default 15_000. */
   readonly ttlMs?: number
