@@ -1,3 +1,10 @@
+/**
+ * What `import … from 'pg-membership'` gives: a cluster in PostgreSQL, its migrations, and the errors.
+ *
+ * Times are in milliseconds where a name ends in `Ms`, and ISO 8601 in UTC where they are strings.
+ *
+ * @module pg-membership
+ */
 export type { Cluster } from './api/cluster.js'
 export type {
   Activity,
@@ -30,4 +37,5 @@ export type { Status } from './api/status.js'
 export type { WaitOptions } from './api/wait-options.js'
 export { PostgresCluster, type PostgresClusterOptions } from './postgres/cluster.js'
 export type { Connection, ConnectionConfig, Connections } from './postgres/options.js'
-export { migrate, type MigrateOptions, migrationSql } from './postgres/schema/migrate.js'
+export { migrate, type MigrateOptions } from './postgres/schema/migrate.js'
+export { migrationSql } from './postgres/schema/print.js'

@@ -143,7 +143,7 @@ describe('a consumer', () => {
     ['commonjs', { moduleResolution: 'bundler' }, []],
     ['commonjs', { moduleResolution: 'node10', ignoreDeprecations: '6.0' }, ['TS2307', 'TS2307']],
   ])(
-    'in a CommonJS file, under module %s %j, compiles or fails as README says',
+    'in a CommonJS file, under module %s %j, compiles or fails as the guide says',
     async (module, more, codes) => {
       const project = consumer(`cjs-${module}-${String(codes.length)}`, ['@types/node'])
       writeFileSync(
@@ -192,9 +192,11 @@ describe('a consumer', () => {
     })
   })
 
-  test('bundles with esbuild as README says, and finds the migrations', async () => {
+  test('bundles with esbuild as the guide says, and finds the migrations', async () => {
     const [, flags = ''] =
-      /`--platform=node( --external[^`]*)`/.exec(readFileSync(join(ROOT, 'README.md'), 'utf8')) ?? []
+      /`--platform=node( --external[^`]*)`/.exec(
+        readFileSync(join(ROOT, 'docs/guides/bundling-and-commonjs.md'), 'utf8'),
+      ) ?? []
     expect(flags).toContain('pg-membership')
     const project = consumer('bundles', DEPENDENCIES)
     const source = `import { migrationSql, PostgresCluster } from 'pg-membership'

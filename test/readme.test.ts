@@ -1,6 +1,7 @@
 /**
- * Every snippet of the documentation is compiled, against the built package, and run. In a comment right
- * above a snippet, which readers do not see, a line can say
+ * Every snippet of the documentation is compiled, against the built package, and run; those of docs/api, which
+ * come from doc comments, are compiled only. In a comment right above a snippet, which readers do not see, a
+ * line can say
  *
  *   uses: cluster, pool     what of snippet-app.ts it uses without showing it
  *   prints: text            what its standard output contains
@@ -27,14 +28,8 @@ import ts from 'typescript'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { pgMembership } from './support/command-line.js'
 import { adminClient, databaseUrl, uniqueName } from './support/database.js'
+import { DOCUMENTS, isGenerated, ROOT, textOf } from './support/documents.js'
 
-const ROOT = join(import.meta.dirname, '..')
-const DOCUMENTS = [
-  ...readdirSync(ROOT).filter((file) => file.endsWith('.md')),
-  ...readdirSync(join(ROOT, 'docs'))
-    .filter((file) => file.endsWith('.md'))
-    .map((file) => `docs/${file}`),
-]
 const TIME_LIMIT_MS = 20_000
 /** Said by a snippet that waits for a signal and has nothing of its own to say. */
 const STARTED = 'started'
@@ -61,9 +56,7 @@ interface Snippet {
   readonly shows: string | undefined
 }
 
-const snippets = DOCUMENTS.flatMap((document) =>
-  snippetsOf(document, readFileSync(join(ROOT, document), 'utf8')),
-)
+const snippets = DOCUMENTS.flatMap((document) => snippetsOf(document, textOf(document)))
 
 /** A project that has the package installed. */
 const project = mkdtempSync(join(tmpdir(), 'pg-membership-snippets-'))
@@ -88,23 +81,12 @@ afterAll(async () => {
 
 test('the documentation has snippets, and says of each what it is', () => {
   expect(snippets.filter(({ language }) => language === 'ts').length).toBeGreaterThan(5)
-  const known = new Set(['ts', 'sql', 'sh', 'text', 'json'])
+  const known = new Set(['ts', 'sql', 'sh', 'text', 'json', 'mermaid'])
   expect(snippets.filter(({ language }) => !known.has(language)).map(placeOf)).toEqual([])
 })
 
-test('links inside the repository lead somewhere', () => {
-  const broken = DOCUMENTS.flatMap((document) => {
-    const text = readFileSync(join(ROOT, document), 'utf8')
-    const targets = [...text.matchAll(/\]\((?!https?:)([^)\s]+)\)/g)].map(([, target = '']) => target)
-    return targets
-      .filter((target) => !leadsSomewhere(document, target))
-      .map((target) => `${document}: ${target}`)
-  })
-  expect(broken).toEqual([])
-})
-
 test('docs/protocol.md names every file of src/', () => {
-  const text = readFileSync(join(ROOT, 'docs/protocol.md'), 'utf8')
+  const text = textOf('docs/protocol.md')
   const files = readdirSync(join(ROOT, 'src')).map((file) => (file.endsWith('.ts') ? file : `${file}/`))
   expect(files.filter((file) => !text.includes(`\`${file}\``))).toEqual([])
 })
@@ -113,7 +95,7 @@ describe('TypeScript', () => {
   const programs = snippets.filter(({ language }) => language === 'ts')
 
   beforeAll(() => {
-    for (const name of ['.', 'pg', '@types/node', '@types/pg']) {
+    for (const name of ['.', 'pg', 'kysely', '@types/node', '@types/pg']) {
       const link = join(project, 'node_modules', name === '.' ? 'pg-membership' : name)
       mkdirSync(dirname(link), { recursive: true })
       symlinkSync(name === '.' ? ROOT : join(ROOT, 'node_modules', name), link)
@@ -199,7 +181,7 @@ describe('what a command prints', () => {
   )
 
   test('is marked as such wherever the text says so', () => {
-    const said = DOCUMENTS.map((document) => readFileSync(join(ROOT, document), 'utf8')).join('\n')
+    const said = DOCUMENTS.map((document) => textOf(document)).join('\n')
     expect(shown.map(([command]) => command)).toEqual(
       [...said.matchAll(/^`(npx pg-membership .+)` prints:$/gm)].map(([, command]) => command),
     )
@@ -268,7 +250,7 @@ function snippetsOf(document: string, text: string): Snippet[] {
       prints: say('prints'),
       then: say('then') as NodeJS.Signals | undefined,
       after: say('after'),
-      noRun: say('no-run'),
+      noRun: isGenerated(document) ? 'from a doc comment' : say('no-run'),
       shows: say('shows'),
     })
     n = end
@@ -293,26 +275,4 @@ function fileOf({ document, line }: Snippet): string {
 
 function placeOf({ document, line }: Snippet): string {
   return `${document}:${line}`
-}
-
-function leadsSomewhere(document: string, target: string): boolean {
-  const [path = '', fragment] = target.split('#')
-  const file = path === '' ? document : join(dirname(document), path)
-  let text: string
-  try {
-    text = path.endsWith('/') ? '' : readFileSync(join(ROOT, file), 'utf8')
-  } catch {
-    return false
-  }
-  if (fragment === undefined) return true
-  const headings = [...text.matchAll(/^#+ (.+)$/gm)].map(([, heading = '']) => anchorOf(heading))
-  return headings.includes(fragment)
-}
-
-/** As GitHub makes them. */
-function anchorOf(heading: string): string {
-  return heading
-    .toLowerCase()
-    .replace(/[^\p{L}\p{N}\s_-]/gu, '')
-    .replace(/ /g, '-')
 }

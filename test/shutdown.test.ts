@@ -1,4 +1,4 @@
-/** README's shutdown, under requests that come one after another on connections kept alive. */
+/** The guide's shutdown, under requests that come one after another on connections kept alive. */
 import { randomUUID } from 'node:crypto'
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, get } from 'node:http'
@@ -19,8 +19,8 @@ const program = `test/support/shutdown-${database}.ts`
 beforeAll(async () => {
   await using admin = await adminClient()
   await admin.query(`create database ${database}`)
-  const readme = readFileSync(join(import.meta.dirname, '../README.md'), 'utf8')
-  const [snippet] = /^process\.once\('SIGTERM', async[^]*?^\}\)$/m.exec(readme) ?? []
+  const guide = readFileSync(join(import.meta.dirname, '../docs/guides/shutting-down.md'), 'utf8')
+  const [snippet] = /^process\.once\('SIGTERM', async[^]*?^\}\)$/m.exec(guide) ?? []
   writeFileSync(
     program,
     `import { migrate } from 'pg-membership'

@@ -2,11 +2,12 @@ import type { Membership, MembershipOptions } from './membership.js'
 import type { Reader } from './reader.js'
 import type { Status } from './status.js'
 
-/** A reader that can also take part. */
+/** A cluster, as one process takes part in it: a reader, and the memberships of this process. */
 export interface Cluster extends Reader {
+  /** How the cache is kept, at the moment of asking. */
   readonly status: Status
   /**
-   * Synchronous, unregistered, invisible to others.
+   * Makes a membership, which is not registered yet and invisible to others. Does no I/O.
    *
    * @throws ClosedError after close, OptionError, TypeError or RangeError for bad options.
    */

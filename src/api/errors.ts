@@ -16,7 +16,11 @@ export class ClosedError extends MembershipError {
 /** The registration can no longer be trusted: stop acting in its name. */
 export class MembershipLostError extends MembershipError {
   override readonly code = 'LOST'
-  /** 'unreachable': no heartbeat got through in time. Otherwise what the event log says. */
+  /**
+   * 'unreachable': no heartbeat got through in time. Otherwise what the event log says: 'expired' (silent for
+   * longer than the ttl), 'crashed' (its connections were gone for longer than the grace), 'removed' (somebody
+   * deleted the row) or 'superseded' (the same id registered again).
+   */
   readonly reason: LossReason
 
   constructor(message?: string, options?: ErrorOptions & { readonly reason?: LossReason }) {
@@ -33,7 +37,7 @@ export class DeregisteredError extends MembershipError {
 /** The caller's signal aborted the wait; `cause` is the signal's reason. */
 export class AbortedError extends MembershipError {
   override readonly code = 'ABORTED'
-  /** What the database last answered while the call waited. */
+  /** What the database last answered while the call waited; undefined when it reported no trouble. */
   readonly lastError: Error | undefined
 
   constructor(message?: string, options?: ErrorOptions & { readonly lastError?: Error | undefined }) {

@@ -2,14 +2,15 @@ import type { Member } from './member.js'
 import type { Snapshot } from './snapshot.js'
 import type { WaitOptions } from './wait-options.js'
 
-/** The members of a cluster, cached and kept fresh. */
+/** The cached view of a cluster, which follows the database by itself. */
 export interface Reader extends AsyncDisposable {
+  /** The name of the cluster. */
   readonly name: string
   /** The newest snapshot without waiting; undefined until the first one is loaded. */
   readonly snapshot: Snapshot | undefined
   /**
-   * The cached members, oldest registration first; waits for the first load only. With `fresh` it asks
-   * the database first, and advances the cache.
+   * The cached members, oldest registration first; waits for the first load only. With `fresh` (default: false)
+   * it asks the database first, and advances the cache.
    *
    * @throws AbortedError when the signal aborts, ClosedError when closed, ConnectionError or SchemaError
    * when the database can never answer. Keeps trying while it merely cannot be reached.
@@ -20,10 +21,15 @@ export interface Reader extends AsyncDisposable {
    * slow consumer, and equal ones are not yielded twice in a row. Subscribes on the first `next()`.
    *
    * Ends *normally* when the signal aborts (unlike Node's own iterators, which throw AbortError), when
-   * the loop breaks (`return()` settles a pending `next()`), or when the reader closes. Permanent errors
-   * (bad password, missing schema) reject the first step.
+   * the loop breaks (`return()` settles a pending `next()`), or when the reader closes.
+   *
+   * @throws ConnectionError or SchemaError at the first step, when the database can never answer (bad password,
+   * missing schema). Later steps never reject: an outage shows in `status`.
    */
   watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]>
-  /** Idempotent, bounded in time, never rejects. */
+  /**
+   * Ends leases and watchers, deregisters what is registered, closes the connections. Idempotent, never rejects,
+   * and takes at most `closeTimeoutMs` (default 5_000 ms).
+   */
   close(): Promise<void>
 }

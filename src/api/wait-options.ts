@@ -1,4 +1,8 @@
-/** How a caller ends a wait. */
+/** What every call that waits takes. */
 export interface WaitOptions {
+  /**
+   * Ends the wait: the call rejects with an AbortedError, and a watcher ends normally. Default: none, and the
+   * call waits until the database answers or the cluster is closed.
+   */
   readonly signal?: AbortSignal
 }

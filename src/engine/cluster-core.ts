@@ -121,6 +121,7 @@ export class ClusterCore implements Cluster {
     return (this.#closing ??= this.#close())
   }
 
+  /** `close()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }

@@ -2,6 +2,8 @@
  * Clusters in memory, for tests of code that uses this library: the same code runs on top, only the
  * database is replaced. Nothing expires by itself and no timer runs: a test removes members, or cuts a
  * cluster off, when it wants to.
+ *
+ * @module pg-membership/memory
  */
 import type { Cluster } from '../api/cluster.js'
 import { ClusterCore } from '../engine/cluster-core.js'

@@ -9,29 +9,36 @@ import { SharedConnections } from './connection/shared-connections.js'
 import { type Connection, type Connections, schemaName } from './options.js'
 import { PostgresStore } from './store.js'
 
+/** Options of `PostgresCluster`. Names that are no option are refused. */
 export interface PostgresClusterOptions {
   /** 1 to 255 bytes of UTF-8, without U+0000. Clusters of other names, or in other schemas, are never seen. */
   readonly name: string
-  /** For queries; may go through a pooler. A function is called before every connect; a standby is refused. */
+  /**
+   * For queries; may go through a pooler. A function is called before every connect; a standby is refused. Or the
+   * `connections` of another cluster of this process, to share them.
+   */
   readonly connection: Connection | Connections
   /** For LISTEN; a direct or session-mode address. Default: `connection`. false: never listen, poll. */
   readonly listenConnection?: Connection | false
-  /** Where `migrate` put the tables. Default 'pgmembership'. */
+  /** Where `migrate` put the tables. 1 to 63 bytes of UTF-8. Default 'pgmembership'. */
   readonly schema?: string
   /** Silence after which others may remove a member, in milliseconds. 1_000 to 86_400_000; default 15_000. */
   readonly ttlMs?: number
-  /** Milliseconds between heartbeats. Default ttlMs / 3; at most ttlMs / 2. */
+  /** Milliseconds between heartbeats, at most. 100 to ttlMs / 2; default ttlMs / 3. */
   readonly heartbeatMs?: number
-  /** How many milliseconds the cache may go unconfirmed when nothing else confirms it. Default heartbeatMs. */
+  /**
+   * How many milliseconds the cache may go unconfirmed when nothing else confirms it. 100 to 86_400_000; default
+   * heartbeatMs.
+   */
   readonly pollMs?: number
   /**
    * For how many milliseconds all connections of a process may be gone before others may take it for
-   * crashed, without waiting for its ttl. false: wait for the ttl. Default 400; at most ttlMs / 2.
+   * crashed, without waiting for its ttl. false: wait for the ttl. 50 to ttlMs / 2; default 400.
    */
   readonly crashGraceMs?: number | false
-  /** Bound of close(), in milliseconds. Default 5_000. */
+  /** Bound of close(), in milliseconds. 0 to 3_600_000; default 5_000. */
   readonly closeTimeoutMs?: number
-  /** Default: silence. */
+  /** Is told what goes on in the background. pino and console fit. Default: silence. */
   readonly logger?: Logger
 }
 
@@ -48,17 +55,19 @@ const POOLER =
  *
  * The constructor does no I/O: connections are opened by the first read or registration.
  *
- * @throws OptionError naming option, value and range.
  * @example
+ * import { PostgresCluster } from 'pg-membership'
+ *
  * const cluster = new PostgresCluster({ connection: 'postgres://localhost/app', name: 'chat' })
  * const membership = cluster.createMembership({ data: 'http://10.0.0.7:8080' })
  * await membership.register()
- * for await (const members of cluster.watchMembers()) route(members)
+ * for await (const members of cluster.watchMembers()) console.log(members)
  */
 export class PostgresCluster extends ClusterCore {
   /** To be given as `connection` to other clusters of this process, which then share them. */
   readonly connections: Connections
 
+  /** @throws OptionError naming option, value and range. */
   constructor(options: PostgresClusterOptions) {
     checkOptions('PostgresCluster', options, OPTIONS)
     const name = clusterName(options.name)

@@ -21,10 +21,11 @@ import { migrationFiles, migrationText } from './files.js'
 import { LOCK_TABLE, RECORD_TABLE } from './print.js'
 import { checkSchemaVersion, type FoundVersion, SCHEMA_VERSION } from './version.js'
 
+/** Options of `migrate`. */
 export interface MigrateOptions {
   /** To the primary; any role that may create the schema, or owns it. */
   readonly connection: Connection
-  /** Default 'pgmembership'. */
+  /** 1 to 63 bytes of UTF-8; not a name that PostgreSQL reserves. Default 'pgmembership'. */
   readonly schema?: string
 }
 
@@ -35,7 +36,13 @@ const BOUNDS = { statementTimeoutMs: 0, lockTimeoutMs: 300_000 }
 
 /**
  * Brings the schema to this version of the library; safe from any number of processes at once. Returns
- * the names of the migrations run: none when there was nothing to do.
+ * the names of the migrations run: none when there was nothing to do. Waits up to 10 s for the connection and up
+ * to 5 min for another process that migrates.
+ *
+ * @throws OptionError for a bad option; SchemaError when the role may not do it, or the schema holds the objects
+ * of somebody else or a version that this code cannot work with; ConnectionError for a standby, for PostgreSQL
+ * before 14, and when connecting cannot succeed. Other errors are those of the database: nothing is tried again,
+ * and nothing is left half done.
  */
 export async function migrate(options: MigrateOptions): Promise<string[]> {
   checkOptions('migrate', options, ['connection', 'schema'])

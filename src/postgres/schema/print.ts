@@ -4,6 +4,7 @@ import { quoteIdentifier } from '../identifier.js'
 import { schemaName } from '../options.js'
 import { type Direction, type MigrationFile, migrationFiles, migrationText } from './files.js'
 
+/** Options of `migrationSql`. */
 export interface MigrationSqlOptions {
   /** Default 'pgmembership'. */
   readonly schema?: string
@@ -11,6 +12,7 @@ export interface MigrationSqlOptions {
   readonly from?: number
   /** The version wanted: by default the newest going up, 0 (nothing) going down. */
   readonly to?: number
+  /** 'down' takes the schema back. Default 'up'. */
   readonly direction?: Direction
 }
 
@@ -19,7 +21,12 @@ export const LOCK_TABLE = 'pgmembership_migration_lock'
 
 /**
  * The SQL of the same migrations, for teams with a migration tool of their own; leaves the same record
- * behind, so that `migrate()` afterwards finds nothing to do. Run it in one transaction.
+ * behind, so that `migrate()` afterwards finds nothing to do. Run it in one transaction. Connects to nothing.
+ *
+ * @param options - `schema` (default 'pgmembership'); `direction` ('up' by default, or 'down'); `from`, the version
+ * that is there (by default 0 going up, the newest going down); `to`, the version wanted (by default the newest
+ * going up, 0 going down).
+ * @throws OptionError for a bad option.
  */
 export function migrationSql(options: MigrationSqlOptions = {}): string {
   checkOptions('migrationSql', options, ['schema', 'from', 'to', 'direction'])
