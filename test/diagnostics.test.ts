@@ -82,9 +82,16 @@ test('contract: sweep tells who was removed', async () => {
   await joined(watching)
   const { id } = await joined(gone)
   const admin = await openAdmin()
-  const age = `update ${schema}.members set heartbeat_at = heartbeat_at - interval '1 hour' where id = $1`
+  // As if it had been silent for an hour, and others had swept all the time.
   const aged = async (): Promise<boolean> => {
-    await admin.query(age, [id])
+    await admin.query(
+      `update ${schema}.sweeps set resumed_at = clock_timestamp() - interval '1 hour' where cluster = $1`,
+      [name],
+    )
+    await admin.query(
+      `update ${schema}.members set heartbeat_at = clock_timestamp() - interval '1 hour' where id = $1`,
+      [id],
+    )
     return sweeps.some(({ removed }) => removed > 0)
   }
   await until(aged, { message: 'it is removed' })

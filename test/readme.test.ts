@@ -22,7 +22,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { migrate } from 'pg-membership'
 import ts from 'typescript'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -85,10 +85,14 @@ test('the documentation has snippets, and says of each what it is', () => {
   expect(snippets.filter(({ language }) => !known.has(language)).map(placeOf)).toEqual([])
 })
 
-test('docs/protocol.md names every file of src/', () => {
-  const text = textOf('docs/protocol.md')
-  const files = readdirSync(join(ROOT, 'src')).map((file) => (file.endsWith('.ts') ? file : `${file}/`))
-  expect(files.filter((file) => !text.includes(`\`${file}\``))).toEqual([])
+test('docs/architecture.md names every file of the engine and of the store in PostgreSQL', () => {
+  const text = textOf('docs/architecture.md')
+  const files = ['engine', 'postgres'].flatMap((folder) =>
+    readdirSync(join(ROOT, 'src', folder), { recursive: true, encoding: 'utf8' })
+      .filter((file) => file.endsWith('.ts'))
+      .map((file) => basename(file)),
+  )
+  expect(files.filter((file) => !text.includes(file))).toEqual([])
 })
 
 describe('TypeScript', () => {

@@ -12,6 +12,7 @@ interface OfCluster {
 
 /** The reader shows another snapshot. Several changes that arrive in one turn are told once. */
 export interface SnapshotMessage extends OfCluster {
+  /** Of the snapshot. */
   readonly revision: number
   /** How many there are now. */
   readonly members: number
@@ -39,7 +40,9 @@ export interface SweepMessage extends OfCluster {
 export interface LeaseMessage extends OfCluster {
   /** Of the membership. */
   readonly id: string
+  /** Of the registration. */
   readonly token: number
+  /** What has happened to it. */
   readonly state: 'granted' | 'ended'
   /** Why it ended; undefined when it was granted. */
   readonly error: MembershipLostError | ClosedError | DeregisteredError | undefined
@@ -47,12 +50,15 @@ export interface LeaseMessage extends OfCluster {
 
 /** The mode of `cluster.status` is another one. */
 export interface StatusMessage extends OfCluster {
+  /** The new one. */
   readonly mode: Status['mode']
 }
 
 /** Something failed in the background, each time it does; it is tried again. */
 export interface ErrorMessage extends OfCluster {
+  /** What was being done. */
   readonly doing: Activity
+  /** Why it failed; the library's own errors say what to do. */
   readonly error: Error
   /** Only where the history in the database is another one than was cached: the revision that was cached. */
   readonly from?: number
@@ -62,10 +68,16 @@ export interface ErrorMessage extends OfCluster {
 
 /** Channel names, and what is published on each. */
 export interface DiagnosticsMessages {
+  /** The cached snapshot changed. */
   readonly 'pg-membership:snapshot': SnapshotMessage
+  /** A heartbeat was answered. */
   readonly 'pg-membership:heartbeat': HeartbeatMessage
+  /** A turn to sweep was taken. */
   readonly 'pg-membership:sweep': SweepMessage
+  /** A lease began or ended. */
   readonly 'pg-membership:lease': LeaseMessage
+  /** The mode changed. */
   readonly 'pg-membership:status': StatusMessage
+  /** Something failed in the background. */
   readonly 'pg-membership:error': ErrorMessage
 }
