@@ -1422,9 +1422,9 @@ end
 $$;
 
 -- Every stay of every member: from when to when, for how long, why it ended, and what it carried last.
--- Still here: left_at and reason are null. For the newest stays of a cluster take sessions_between(): the planner
+-- Still here: left_at and reason are null. For the newest stays of a cluster take stays_between(): the planner
 -- cannot read a union in the order of an index.
-create view :"schema".sessions as
+create view :"schema".stays as
 select e.cluster, e.member, e.token, e.registered_at as joined_at, e.at as left_at,
   e.at - e.registered_at as stayed, e.reason,
   :"schema".data_at(e.cluster, e.member, e.token, e.at) as data
@@ -1469,7 +1469,7 @@ $$;
 
 -- The stays in a cluster that overlap a period; only the newest, if a number is given. Those that still last come
 -- first, then the others by when they ended, newest first.
-create function :"schema".sessions_between(
+create function :"schema".stays_between(
   cluster_name text, since timestamptz default '-infinity', until timestamptz default 'infinity', newest bigint default null
 ) returns table (
   member uuid, token bigint, joined_at timestamptz, left_at timestamptz, stayed interval, reason text, data text

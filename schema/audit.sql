@@ -48,9 +48,9 @@ end
 $$;
 
 -- Every stay of every member: from when to when, for how long, why it ended, and what it carried last.
--- Still here: left_at and reason are null. For the newest stays of a cluster take sessions_between(): the planner
+-- Still here: left_at and reason are null. For the newest stays of a cluster take stays_between(): the planner
 -- cannot read a union in the order of an index.
-create view :"schema".sessions as
+create view :"schema".stays as
 select e.cluster, e.member, e.token, e.registered_at as joined_at, e.at as left_at,
   e.at - e.registered_at as stayed, e.reason,
   :"schema".data_at(e.cluster, e.member, e.token, e.at) as data
@@ -95,7 +95,7 @@ $$;
 
 -- The stays in a cluster that overlap a period; only the newest, if a number is given. Those that still last come
 -- first, then the others by when they ended, newest first.
-create function :"schema".sessions_between(
+create function :"schema".stays_between(
   cluster_name text, since timestamptz default '-infinity', until timestamptz default 'infinity', newest bigint default null
 ) returns table (
   member uuid, token bigint, joined_at timestamptz, left_at timestamptz, stayed interval, reason text, data text
@@ -161,19 +161,19 @@ $$;
 -- ==== down
 
 drop function :"schema".members_at(text, timestamptz);
-drop function :"schema".sessions_between(text, timestamptz, timestamptz, bigint);
+drop function :"schema".stays_between(text, timestamptz, timestamptz, bigint);
 drop function :"schema".stays_at(text, timestamptz);
 drop index :"schema".events_by_length;
 drop view :"schema".changes;
-drop view :"schema".sessions;
+drop view :"schema".stays;
 drop function :"schema".data_at(text, uuid, bigint, timestamptz);
 drop view :"schema".members_now;
 drop function :"schema".readable(bytea);
 
 -- ==== grants: reader
 
-grant select on :"schema".members_now, :"schema".sessions, :"schema".changes to :"role";
+grant select on :"schema".members_now, :"schema".stays, :"schema".changes to :"role";
 grant execute on function
   :"schema".readable(bytea), :"schema".data_at(text, uuid, bigint, timestamptz),
   :"schema".members_at(text, timestamptz), :"schema".stays_at(text, timestamptz),
-  :"schema".sessions_between(text, timestamptz, timestamptz, bigint) to :"role";
+  :"schema".stays_between(text, timestamptz, timestamptz, bigint) to :"role";

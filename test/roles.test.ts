@@ -88,10 +88,10 @@ const QUESTIONS = [
   'select * from clusters',
   'select * from sweeps',
   'select * from members_now',
-  'select * from sessions',
+  'select * from stays',
   'select * from changes',
   `select * from members_at('team', now())`,
-  `select * from sessions_between('team')`,
+  `select * from stays_between('team')`,
   `select channel('team')`,
   'select schema_version()',
 ]

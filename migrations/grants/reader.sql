@@ -17,8 +17,8 @@ grant execute on function :"schema".sweep_overdue(text) to :"role";
 grant execute on function
   :"schema".sweep(text), :"schema".sweep_as_owner(text), :"schema".sweep_idle(text[]) to :"role";
 
-grant select on :"schema".members_now, :"schema".sessions, :"schema".changes to :"role";
+grant select on :"schema".members_now, :"schema".stays, :"schema".changes to :"role";
 grant execute on function
   :"schema".readable(bytea), :"schema".data_at(text, uuid, bigint, timestamptz),
   :"schema".members_at(text, timestamptz), :"schema".stays_at(text, timestamptz),
-  :"schema".sessions_between(text, timestamptz, timestamptz, bigint) to :"role";
+  :"schema".stays_between(text, timestamptz, timestamptz, bigint) to :"role";
