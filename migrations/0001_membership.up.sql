@@ -164,7 +164,7 @@ create table :"schema".members (
   cluster       text        not null,
   data          :"schema".member_data not null default '',
   revision      bigint      not null default 0,
-  -- Until the insert trigger assigns the real one: below zero, and unlike any other.
+  -- Below zero, and different for each row, until the insert trigger assigns the real one.
   token         bigint      not null default -(1 + random() * 9e15)::bigint,
   ttl           :"schema".member_ttl not null default interval '15 seconds',
   crash_grace   :"schema".member_crash_grace,
@@ -227,7 +227,8 @@ declare
   head clusters;
   moment timestamptz;
 begin
-  -- See the top: a subquery that is no EXISTS is not hashed, and a row comparison names the index.
+  -- Not EXISTS in the first half: the planner could hash that, and read the whole log. The second half compares
+  -- rows, which names the index: schema.sql says why.
   select array_agg(i.id) into typed_ids
   from inserted i
   where (
@@ -586,7 +587,7 @@ begin
     into joiners, highest_floor, new_ids, new_contents, is_watched
     from unnest(ids, contents, floors) wanted (id, data, floor)
     where not exists (select from members m where m.id = wanted.id)
-      -- What is later than now was written before the clock went back.
+      -- An event later than now was written before the clock went back: it does not count.
       and not exists (
         select from events e
         where e.member = wanted.id and (e.member, e.at) >= (wanted.id, attempted_at) and e.at <= clock_timestamp()
@@ -611,7 +612,7 @@ begin
 
   if joiners > 0 then
     if highest_floor > 1000000000 then
-      -- Tokens stay below 2^53, where JavaScript's numbers are exact: nobody may use them up at a stroke.
+      -- JavaScript's numbers are exact below 2^53. One absurd floor must not lift the tokens of a cluster above that.
       if highest_floor > 1000000000 + coalesce((select c.last_token from clusters c where c.name = cluster_name), 0) then
         raise exception 'a floor of % is absurd', highest_floor using errcode = 'invalid_parameter_value';
       end if;
@@ -619,12 +620,12 @@ begin
     head := advance(cluster_name, joiners, highest_floor);
     if is_watched is null then
       begin
-        perform watch(cluster_name); -- From now on.
+        perform watch(cluster_name); -- Nobody sweeps: silence is counted from now on.
       exception when lock_not_available then
-        null; -- Somebody's transaction has swept and stays open: that is no reason to refuse anybody.
+        null; -- A transaction that has swept is still open. The registration need not wait for it.
       end;
     end if;
-    -- Read after the cluster was locked: a registration that waited is not born expired.
+    -- Read after the cluster was locked. With an earlier time, a registration that waited could expire at once.
     moment := clock_timestamp();
     with joiner as materialized (
       select j.id, j.data, head.revision - joiners + j.n as revision, head.last_token - joiners + j.n as token
@@ -927,8 +928,8 @@ declare
 begin
   if cardinality(ids) = cardinality(tokens) then
     perform set_config('synchronous_commit', 'off', true);
-    -- By where the rows are, since they are locked: to find each anew by its id costs as much again.
-    -- An older heartbeat may come to its end last: it takes nothing back, and answers no later suspicion.
+    -- Updated by ctid, which is safe because the rows are locked: to find each by its id again would double the cost.
+    -- An older heartbeat may be executed last. It takes nothing back, and does not end a suspicion that is younger.
     update members m set heartbeat_at = greatest(m.heartbeat_at, moment), session = claimed, session_role = role_claimed,
       suspected_at = case when m.suspected_at > moment then m.suspected_at end
     where m.ctid = any (array(
@@ -939,7 +940,7 @@ begin
     ));
     get diagnostics renewed = row_count;
   end if;
-  -- Where each was found, they are.
+  -- Where every registration was found, the arguments are well formed: no need to check them.
   if renewed is distinct from cardinality(ids) and not well_formed(ids, tokens) then
     raise exception 'ids and tokens must be arrays of one length, without nulls; ids differ, tokens are not negative'
       using errcode = 'invalid_parameter_value';
@@ -1006,7 +1007,7 @@ language plpgsql
 set search_path = :"schema", pg_temp
 as $$
 declare
-  -- Before the look, so that a heartbeat after it counts.
+  -- Read before the connections are looked at: a heartbeat that comes after it counts.
   moment constant timestamptz := clock_timestamp();
   sessions constant text[] := array(
     select distinct m.session_role || ' ' || m.session from members m
@@ -1017,7 +1018,7 @@ declare
   sighted boolean;
 begin
   perform pg_stat_clear_snapshot();
-  -- Of others, an unprivileged role is shown the pid, the role and the name only.
+  -- A role without privileges sees only the pid, the role and the name of other connections. That is enough.
   select array_agg(a.usesysid || ' ' || a.application_name)
       filter (where a.usesysid || ' ' || a.application_name = any (sessions)),
     bool_or(a.pid = pg_backend_pid() and a.application_name = current_setting('application_name'))
@@ -1045,7 +1046,7 @@ begin
     ))
     returning m.crash_grace
   )
-  -- A timer may be early by a millisecond.
+  -- Two milliseconds more, because a timer may fire early by one.
   select moment + min(s.crash_grace) + interval '2 ms' - clock_timestamp() into follow_up from suspects s;
 end
 $$;
@@ -1091,7 +1092,8 @@ declare
   swept sweeps;
   shortest_ttl constant interval := (select min(m.ttl) from members m where m.cluster = cluster_name);
 begin
-  -- As a heartbeat does: where somebody's lock on a whole table keeps heartbeats out, nobody watches either.
+  -- A heartbeat takes these locks, too. A lock on a whole table that keeps heartbeats out then keeps sweeps out as
+  -- well, and nobody expires for it.
   lock table clusters, events in access share mode;
   select * into swept from sweeps s where s.cluster = cluster_name for update skip locked;
   moment := clock_timestamp();
@@ -1101,29 +1103,28 @@ begin
       resumed_at = case
         when moment < s.swept_at or moment > s.swept_at + shortest_ttl / 3
           or s.server_started_at <> pg_postmaster_start_time()
-          -- Late in its transaction, its locks and its snapshot are from a time when others could do what
-          -- they cannot now.
+          -- Late in its transaction: it got its locks and its snapshot long ago, and heartbeats may be kept out since.
           or moment > transaction_timestamp() + shortest_ttl / 3 then moment
         else s.resumed_at
       end,
-      -- Those who had the turns did not come: the turns are void.
+      -- Two paces without a sweep: those who had the turns did not come, and their turns are void.
       turn = case when moment between s.swept_at and s.swept_at + 2 * s.pace then s.turn else moment end,
       pace = least(interval '500 ms', shortest_ttl / 10),
       server_started_at = pg_postmaster_start_time(),
-      -- The clock may have gone back.
+      -- An outage in the future: the clock went back.
       outage_at = case when s.outage_at > moment then moment else s.outage_at end
     where s.cluster = cluster_name
     returning * into swept;
   elsif not exists (select from sweeps s where s.cluster = cluster_name) then
-    -- An insert waits for another one: hence the look before.
+    -- Looked for first, because an insert of the same row by two transactions makes one wait for the other.
     insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
     select c.name, moment, moment, moment, least(interval '500 ms', shortest_ttl / 10), pg_postmaster_start_time()
     from clusters c where c.name = cluster_name
     on conflict do nothing
     returning * into swept;
   end if;
-  -- A heartbeat from the future (the clock went back, or that of another primary was ahead) would keep a
-  -- dead member for ever, and pass for one since sweeping resumed.
+  -- A heartbeat from the future (the clock went back, or the clock of another primary was ahead) is set to now.
+  -- Otherwise a dead member would stay until then, and would seem to have been heard since sweeping resumed.
   update members m set heartbeat_at = swept.swept_at
   where m.id = any (array(
     select f.id from members f
@@ -1226,8 +1227,8 @@ begin
     wait_ms := ceil(1000 * extract(epoch from follow_up));
     return;
   end if;
-  -- Whoever calls without waiting can push the turns of the others only so far. Those who only read take turns,
-  -- too: there are fewer of them than connections.
+  -- Someone who calls without waiting for his turns delays those of the others. The bound is twice the members or
+  -- the number of connections, whichever is more, and twenty: processes that only read take turns, too.
   select greatest(2 * count(*), (select count(*) from pg_stat_activity a where a.usesysid is not null))
   into population from members m where m.cluster = cluster_name;
   update sweeps s
@@ -1282,7 +1283,7 @@ begin
   if current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '5 s' then
     perform set_config('idle_in_transaction_session_timeout', '5s', true);
   end if;
-  -- As watch() does: where somebody's lock on a whole table keeps heartbeats out, nobody watches either.
+  -- As in watch(): a lock on a whole table that keeps heartbeats out keeps this out as well.
   lock table clusters, events in access share mode;
   lock table members in row exclusive mode;
   perform pg_stat_clear_snapshot();
@@ -1316,7 +1317,7 @@ begin
     ), swept as (
       update sweeps s set
         swept_at = moment,
-        -- Those who had the turns did not come: the turns are void.
+        -- Two paces without a sweep: those who had the turns did not come, and their turns are void.
         turn = least(
           greatest(case when moment <= s.swept_at + 2 * s.pace then s.turn else moment end, moment) + q.next_pace,
           moment + q.next_pace * (20 + greatest(2 * q.population, cardinality(present)))
@@ -1327,7 +1328,7 @@ begin
     )
     select * from swept
     union all
-    -- Somebody else has the watch at this moment.
+    -- Somebody else has the watch at this moment: half a second.
     select s.cluster, 500 from sweeps s
     where s.cluster = any (cluster_names) and s.cluster not in (select w.cluster from watched w);
 end

@@ -32,7 +32,7 @@ language plpgsql
 set search_path = :"schema", pg_temp
 as $$
 declare
-  -- Before the look, so that a heartbeat after it counts.
+  -- Read before the connections are looked at: a heartbeat that comes after it counts.
   moment constant timestamptz := clock_timestamp();
   sessions constant text[] := array(
     select distinct m.session_role || ' ' || m.session from members m
@@ -43,7 +43,7 @@ declare
   sighted boolean;
 begin
   perform pg_stat_clear_snapshot();
-  -- Of others, an unprivileged role is shown the pid, the role and the name only.
+  -- A role without privileges sees only the pid, the role and the name of other connections. That is enough.
   select array_agg(a.usesysid || ' ' || a.application_name)
       filter (where a.usesysid || ' ' || a.application_name = any (sessions)),
     bool_or(a.pid = pg_backend_pid() and a.application_name = current_setting('application_name'))
@@ -71,7 +71,7 @@ begin
     ))
     returning m.crash_grace
   )
-  -- A timer may be early by a millisecond.
+  -- Two milliseconds more, because a timer may fire early by one.
   select moment + min(s.crash_grace) + interval '2 ms' - clock_timestamp() into follow_up from suspects s;
 end
 $$;

@@ -37,8 +37,8 @@ declare
 begin
   if cardinality(ids) = cardinality(tokens) then
     perform set_config('synchronous_commit', 'off', true);
-    -- By where the rows are, since they are locked: to find each anew by its id costs as much again.
-    -- An older heartbeat may come to its end last: it takes nothing back, and answers no later suspicion.
+    -- Updated by ctid, which is safe because the rows are locked: to find each by its id again would double the cost.
+    -- An older heartbeat may be executed last. It takes nothing back, and does not end a suspicion that is younger.
     update members m set heartbeat_at = greatest(m.heartbeat_at, moment), session = claimed, session_role = role_claimed,
       suspected_at = case when m.suspected_at > moment then m.suspected_at end
     where m.ctid = any (array(
@@ -49,7 +49,7 @@ begin
     ));
     get diagnostics renewed = row_count;
   end if;
-  -- Where each was found, they are.
+  -- Where every registration was found, the arguments are well formed: no need to check them.
   if renewed is distinct from cardinality(ids) and not well_formed(ids, tokens) then
     raise exception 'ids and tokens must be arrays of one length, without nulls; ids differ, tokens are not negative'
       using errcode = 'invalid_parameter_value';

@@ -20,7 +20,7 @@ create table :"schema".members (
   cluster       text        not null,
   data          :"schema".member_data not null default '',
   revision      bigint      not null default 0,
-  -- Until the insert trigger assigns the real one: below zero, and unlike any other.
+  -- Below zero, and different for each row, until the insert trigger assigns the real one.
   token         bigint      not null default -(1 + random() * 9e15)::bigint,
   ttl           :"schema".member_ttl not null default interval '15 seconds',
   crash_grace   :"schema".member_crash_grace,
@@ -77,7 +77,8 @@ declare
   head clusters;
   moment timestamptz;
 begin
-  -- See the top: a subquery that is no EXISTS is not hashed, and a row comparison names the index.
+  -- Not EXISTS in the first half: the planner could hash that, and read the whole log. The second half compares
+  -- rows, which names the index: schema.sql says why.
   select array_agg(i.id) into typed_ids
   from inserted i
   where (

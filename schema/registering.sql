@@ -61,7 +61,7 @@ begin
     into joiners, highest_floor, new_ids, new_contents, is_watched
     from unnest(ids, contents, floors) wanted (id, data, floor)
     where not exists (select from members m where m.id = wanted.id)
-      -- What is later than now was written before the clock went back.
+      -- An event later than now was written before the clock went back: it does not count.
       and not exists (
         select from events e
         where e.member = wanted.id and (e.member, e.at) >= (wanted.id, attempted_at) and e.at <= clock_timestamp()
@@ -86,7 +86,7 @@ begin
 
   if joiners > 0 then
     if highest_floor > 1000000000 then
-      -- Tokens stay below 2^53, where JavaScript's numbers are exact: nobody may use them up at a stroke.
+      -- JavaScript's numbers are exact below 2^53. One absurd floor must not lift the tokens of a cluster above that.
       if highest_floor > 1000000000 + coalesce((select c.last_token from clusters c where c.name = cluster_name), 0) then
         raise exception 'a floor of % is absurd', highest_floor using errcode = 'invalid_parameter_value';
       end if;
@@ -94,12 +94,12 @@ begin
     head := advance(cluster_name, joiners, highest_floor);
     if is_watched is null then
       begin
-        perform watch(cluster_name); -- From now on.
+        perform watch(cluster_name); -- Nobody sweeps: silence is counted from now on.
       exception when lock_not_available then
-        null; -- Somebody's transaction has swept and stays open: that is no reason to refuse anybody.
+        null; -- A transaction that has swept is still open. The registration need not wait for it.
       end;
     end if;
-    -- Read after the cluster was locked: a registration that waited is not born expired.
+    -- Read after the cluster was locked. With an earlier time, a registration that waited could expire at once.
     moment := clock_timestamp();
     with joiner as materialized (
       select j.id, j.data, head.revision - joiners + j.n as revision, head.last_token - joiners + j.n as token

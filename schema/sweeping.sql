@@ -37,7 +37,8 @@ declare
   swept sweeps;
   shortest_ttl constant interval := (select min(m.ttl) from members m where m.cluster = cluster_name);
 begin
-  -- As a heartbeat does: where somebody's lock on a whole table keeps heartbeats out, nobody watches either.
+  -- A heartbeat takes these locks, too. A lock on a whole table that keeps heartbeats out then keeps sweeps out as
+  -- well, and nobody expires for it.
   lock table clusters, events in access share mode;
   select * into swept from sweeps s where s.cluster = cluster_name for update skip locked;
   moment := clock_timestamp();
@@ -47,29 +48,28 @@ begin
       resumed_at = case
         when moment < s.swept_at or moment > s.swept_at + shortest_ttl / 3
           or s.server_started_at <> pg_postmaster_start_time()
-          -- Late in its transaction, its locks and its snapshot are from a time when others could do what
-          -- they cannot now.
+          -- Late in its transaction: it got its locks and its snapshot long ago, and heartbeats may be kept out since.
           or moment > transaction_timestamp() + shortest_ttl / 3 then moment
         else s.resumed_at
       end,
-      -- Those who had the turns did not come: the turns are void.
+      -- Two paces without a sweep: those who had the turns did not come, and their turns are void.
       turn = case when moment between s.swept_at and s.swept_at + 2 * s.pace then s.turn else moment end,
       pace = least(interval '500 ms', shortest_ttl / 10),
       server_started_at = pg_postmaster_start_time(),
-      -- The clock may have gone back.
+      -- An outage in the future: the clock went back.
       outage_at = case when s.outage_at > moment then moment else s.outage_at end
     where s.cluster = cluster_name
     returning * into swept;
   elsif not exists (select from sweeps s where s.cluster = cluster_name) then
-    -- An insert waits for another one: hence the look before.
+    -- Looked for first, because an insert of the same row by two transactions makes one wait for the other.
     insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
     select c.name, moment, moment, moment, least(interval '500 ms', shortest_ttl / 10), pg_postmaster_start_time()
     from clusters c where c.name = cluster_name
     on conflict do nothing
     returning * into swept;
   end if;
-  -- A heartbeat from the future (the clock went back, or that of another primary was ahead) would keep a
-  -- dead member for ever, and pass for one since sweeping resumed.
+  -- A heartbeat from the future (the clock went back, or the clock of another primary was ahead) is set to now.
+  -- Otherwise a dead member would stay until then, and would seem to have been heard since sweeping resumed.
   update members m set heartbeat_at = swept.swept_at
   where m.id = any (array(
     select f.id from members f
@@ -172,8 +172,8 @@ begin
     wait_ms := ceil(1000 * extract(epoch from follow_up));
     return;
   end if;
-  -- Whoever calls without waiting can push the turns of the others only so far. Those who only read take turns,
-  -- too: there are fewer of them than connections.
+  -- Someone who calls without waiting for his turns delays those of the others. The bound is twice the members or
+  -- the number of connections, whichever is more, and twenty: processes that only read take turns, too.
   select greatest(2 * count(*), (select count(*) from pg_stat_activity a where a.usesysid is not null))
   into population from members m where m.cluster = cluster_name;
   update sweeps s
@@ -222,7 +222,7 @@ begin
   if current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '5 s' then
     perform set_config('idle_in_transaction_session_timeout', '5s', true);
   end if;
-  -- As watch() does: where somebody's lock on a whole table keeps heartbeats out, nobody watches either.
+  -- As in watch(): a lock on a whole table that keeps heartbeats out keeps this out as well.
   lock table clusters, events in access share mode;
   lock table members in row exclusive mode;
   perform pg_stat_clear_snapshot();
@@ -256,7 +256,7 @@ begin
     ), swept as (
       update sweeps s set
         swept_at = moment,
-        -- Those who had the turns did not come: the turns are void.
+        -- Two paces without a sweep: those who had the turns did not come, and their turns are void.
         turn = least(
           greatest(case when moment <= s.swept_at + 2 * s.pace then s.turn else moment end, moment) + q.next_pace,
           moment + q.next_pace * (20 + greatest(2 * q.population, cardinality(present)))
@@ -267,7 +267,7 @@ begin
     )
     select * from swept
     union all
-    -- Somebody else has the watch at this moment.
+    -- Somebody else has the watch at this moment: half a second.
     select s.cluster, 500 from sweeps s
     where s.cluster = any (cluster_names) and s.cluster not in (select w.cluster from watched w);
 end
