@@ -13,7 +13,7 @@ import { within } from './waiting.js'
 import { errorCode, permanentError } from './database-errors.js'
 import { ConnectionError, SchemaError } from './errors.js'
 import { ClientAsPool, MigrationDialect } from './migration-dialect.js'
-import { migrationFiles, migrationText } from './migration-files.js'
+import { migrationFiles, migrationText, type MigrationFile } from './migration-files.js'
 import { LOCK_TABLE, RECORD_TABLE } from './migration-sql.js'
 import { checkOptions, schemaName, type Connection } from './options.js'
 import {
@@ -175,12 +175,21 @@ const INSPECTION = `
   from pg_namespace n where n.nspname = $1`
 
 async function runMigrator(client: pg.Client, schema: string): Promise<string[]> {
+  const { found, recorded } = await inspect(client, schema)
+  const present = found?.version ?? 0
+  const files = migrationFiles()
+  if (recorded) {
+    // A .down.sql that was run by hand has left its record, which Kysely would believe.
+    const undone = files.filter(({ version }) => version > present).map(({ name }) => name)
+    const record = `${quoteIdentifier(schema)}.${quoteIdentifier(RECORD_TABLE)}`
+    await client.query(`delete from ${record} where name = any ($1)`, [undone])
+  }
   const pool = new ClientAsPool(client)
   const db = new Kysely<unknown>({ dialect: new MigrationDialect(pool, schema) })
   const names: string[] = []
   const migrator = new Migrator({
     db,
-    provider: provider(schema, (await inspect(client, schema)).found?.version ?? 0, names),
+    provider: provider(files, schema, present, names),
     migrationTableSchema: schema,
     migrationTableName: RECORD_TABLE,
     migrationLockTableName: LOCK_TABLE,
@@ -194,8 +203,13 @@ async function runMigrator(client: pg.Client, schema: string): Promise<string[]>
 }
 
 /** What is there already, run by hand, is taken over: recorded, and not run again. */
-function provider(schema: string, present: number, names: string[]): MigrationProvider {
-  const migrations = migrationFiles().map((file) => {
+function provider(
+  files: readonly MigrationFile[],
+  schema: string,
+  present: number,
+  names: string[],
+): MigrationProvider {
+  const migrations = files.map((file) => {
     const up = async (db: Kysely<unknown>): Promise<void> => {
       if (file.version <= present) return
       await sql.raw(migrationText(file, 'up', schema)).execute(db)
