@@ -1,7 +1,7 @@
 /**
  * npm run schema [-- --check]: assembles what psql and the library run from schema/, which has one file per
- * concept. Writes migrations/, and the grants that docs/roles.md shows. With --check it writes nothing, and exits
- * with 1 if a file differs.
+ * concept. Writes migrations/, a copy of it for tests, and the grants that docs/roles.md shows. With --check it
+ * writes nothing, and exits with 1 if a file differs.
  *
  * A file of schema/ is plain SQL. It begins with what makes its concept; lines such as these begin other sections:
  *
@@ -31,6 +31,7 @@ export const CONCEPTS = [
 ]
 
 const ROOT = new URL('../', import.meta.url)
+const DIRECTORIES = ['migrations/', 'test/fixtures/released/']
 const MIGRATION = '0001_membership'
 const SECTION = /^(up|down|grants: (member|reader)|shared: [a-z_]+)$/
 const ASSEMBLED = '-- Assembled from schema/ by `npm run schema`: change it there, not here.'
@@ -62,11 +63,18 @@ export function assembled() {
   const up = parts('up').map(({ name, text }) => `${`-- ${name} `.padEnd(100, '-')}\n\n${text}`)
   const down = parts('down').map(({ text }) => text)
   const [reader, member] = [`${grants('grants: reader')}\n`, `${grants('grants: member')}\n`]
+  /** @type {[string, string][]} */
+  const sql = [
+    [`${MIGRATION}.up.sql`, `${[ASSEMBLED, ...up].join('\n\n')}\n`],
+    [`${MIGRATION}.down.sql`, `${[ASSEMBLED, TAKES_BACK, '', ...down.reverse()].join('\n')}\n`],
+    ['grants/reader.sql', reader],
+    ['grants/member.sql', member],
+  ]
+  // From the first release on the copy stays as it is: docs/schema-evolution.md.
   return new Map([
-    [`migrations/${MIGRATION}.up.sql`, `${[ASSEMBLED, ...up].join('\n\n')}\n`],
-    [`migrations/${MIGRATION}.down.sql`, `${[ASSEMBLED, TAKES_BACK, '', ...down.reverse()].join('\n')}\n`],
-    ['migrations/grants/reader.sql', reader],
-    ['migrations/grants/member.sql', member],
+    ...DIRECTORIES.flatMap((directory) =>
+      sql.map(([path, text]) => /** @type {const} */ ([directory + path, text])),
+    ),
     ['docs/roles.md', rolesPage(`${reader}\n${member}`)],
   ])
 }

@@ -45,7 +45,18 @@ const AS_WRITTEN = { getTypeParser: () => String }
  * Brings the schema to this version of the library; safe from any number of processes at once. Returns
  * the names of the migrations run: none when there was nothing to do.
  */
-export async function migrate(options: MigrateOptions): Promise<string[]> {
+export function migrate(options: MigrateOptions): Promise<string[]> {
+  return migrateAs({ version: SCHEMA_VERSION }, options)
+}
+
+/** The newest migration that the code knows, and where its files are; by default those of this package. */
+interface Code {
+  readonly version: number
+  readonly directory?: URL
+}
+
+/** @internal As code of another version would: for tests of how the schema evolves. */
+export async function migrateAs(code: Code, options: MigrateOptions): Promise<string[]> {
   checkOptions('migrate', options, ['connection', 'schema'])
   const connection = connectionOption('connection', options.connection)
   const schema = schemaName(options.schema)
@@ -63,10 +74,10 @@ export async function migrate(options: MigrateOptions): Promise<string[]> {
     })
     const isNeeded = await inTransaction(client, 'read only', async () => {
       await refuseServer(client)
-      return needsWork(client, schema)
+      return needsWork(client, schema, code)
     })
     if (!isNeeded) return []
-    return await inTransaction(client, 'read write', () => migrateLocked(client, schema))
+    return await inTransaction(client, 'read write', () => migrateLocked(client, schema, code))
   } catch (error) {
     throw errorCode(error) === '42501' ? schemaProblem(error) : error
   } finally {
@@ -104,20 +115,20 @@ async function inTransaction<T>(
   }
 }
 
-async function migrateLocked(client: pg.Client, schema: string): Promise<string[]> {
+async function migrateLocked(client: pg.Client, schema: string, code: Code): Promise<string[]> {
   await client.query(`select pg_advisory_xact_lock(hashtextextended('pg-membership migrate ' || $1, 0))`, [
     schema,
   ])
   // Another process, of this or another version, may have done it meanwhile.
-  return (await needsWork(client, schema)) ? runMigrator(client, schema) : []
+  return (await needsWork(client, schema, code)) ? runMigrator(client, schema, code) : []
 }
 
-async function needsWork(client: pg.Client, schema: string): Promise<boolean> {
+async function needsWork(client: pg.Client, schema: string, { version }: Code): Promise<boolean> {
   const { found, recorded, foreign } = await inspect(client, schema)
-  if (found !== undefined && found.version >= SCHEMA_VERSION) {
-    checkSchemaVersion(found)
+  if (found !== undefined && found.version >= version) {
+    checkSchemaVersion(found, version)
     // What was run by hand from the bare file has left no record. What is newer is not ours to record.
-    return found.version === SCHEMA_VERSION && !recorded
+    return found.version === version && !recorded
   }
   if (found === undefined && foreign.length > 0) {
     const name = JSON.stringify(schema)
@@ -174,10 +185,10 @@ const INSPECTION = `
     ) end) as foreign
   from pg_namespace n where n.nspname = $1`
 
-async function runMigrator(client: pg.Client, schema: string): Promise<string[]> {
+async function runMigrator(client: pg.Client, schema: string, code: Code): Promise<string[]> {
   const { found, recorded } = await inspect(client, schema)
   const present = found?.version ?? 0
-  const files = migrationFiles()
+  const files = migrationFiles(code.directory).filter(({ version }) => version <= code.version)
   if (recorded) {
     // A .down.sql that was run by hand has left its record, which Kysely would believe.
     const undone = files.filter(({ version }) => version > present).map(({ name }) => name)
