@@ -1062,7 +1062,7 @@ $$;
 -- replaced, its clock went back), it *resumes*, and silence counts only from then on: watch().
 --
 -- Turns. Each caller is told how long to wait for its next turn, so that a cluster sweeps once per pace, however
--- many it has. The pace follows from the members' ttl, never from a caller.
+-- many members it has. The pace follows from the members' ttl, never from a caller.
 
 -- Unlogged on purpose. The server empties the table after a crash or a promotion, and a missing row means that
 -- sweeping has just resumed.
@@ -1338,8 +1338,8 @@ $$;
 
 -- The fence: how an application's transaction is made to depend on a registration.
 --
--- It commits only while the registration was current: the row cannot be removed until the transaction ends
--- (promises 13 and 16). Heartbeats and changes of data go on meanwhile.
+-- The transaction goes on only if the registration is current, and nobody can remove the registration until the
+-- transaction has ended (promises 13 and 16). Heartbeats and changes of data go on meanwhile.
 
 -- Raises MB001 unless the registration is current and not expired, and keeps it from being removed until the
 -- transaction ends.

@@ -1,7 +1,7 @@
 -- The fence: how an application's transaction is made to depend on a registration.
 --
--- It commits only while the registration was current: the row cannot be removed until the transaction ends
--- (promises 13 and 16). Heartbeats and changes of data go on meanwhile.
+-- The transaction goes on only if the registration is current, and nobody can remove the registration until the
+-- transaction has ended (promises 13 and 16). Heartbeats and changes of data go on meanwhile.
 
 -- Raises MB001 unless the registration is current and not expired, and keeps it from being removed until the
 -- transaction ends.

@@ -7,7 +7,7 @@
 -- replaced, its clock went back), it *resumes*, and silence counts only from then on: watch().
 --
 -- Turns. Each caller is told how long to wait for its next turn, so that a cluster sweeps once per pace, however
--- many it has. The pace follows from the members' ttl, never from a caller.
+-- many members it has. The pace follows from the members' ttl, never from a caller.
 
 -- Unlogged on purpose. The server empties the table after a crash or a promotion, and a missing row means that
 -- sweeping has just resumed.
