@@ -38,15 +38,13 @@ function questions(
     { title: `${title}, largest cluster`, sql, values: () => [big, ...more()] },
     { title: `${title}, other clusters`, sql, values: () => [any(small), ...more()] },
   ]
-  const sessions = 'select * from sessions where member = $1 order by joined_at desc limit 20'
+  const stays = 'select * from stays where member = $1 order by joined_at desc limit 20'
   const changes = 'select * from changes where member = $1 order by at desc limit 20'
   return [
     ...every('members now', 'select * from members_now where cluster = $1 order by token'),
     ...every('members at a time', 'select * from members_at($1, $2)', () => [sometime()]),
-    ...every('sessions in a period of 1 hour', 'select * from sessions_between($1, $2, $3)', () =>
-      aPeriod(1),
-    ),
-    ...every('the newest 50 sessions', 'select * from sessions_between($1, newest => 50)'),
+    ...every('stays in a period of 1 hour', 'select * from stays_between($1, $2, $3)', () => aPeriod(1)),
+    ...every('the newest 50 stays', 'select * from stays_between($1, newest => 50)'),
     ...every(
       'the newest 50 changes',
       'select * from changes where cluster = $1 order by revision desc limit 50',
@@ -56,8 +54,8 @@ function questions(
       'select * from changes where cluster = $1 and at between $2 and $3 order by at',
       () => aPeriod(0.25),
     ),
-    { title: 'sessions of a member', sql: sessions, values: () => [any(members)] },
-    { title: 'sessions of the busiest member', sql: sessions, values: () => [busiest] },
+    { title: 'stays of a member', sql: stays, values: () => [any(members)] },
+    { title: 'stays of the busiest member', sql: stays, values: () => [busiest] },
     { title: 'changes of a member', sql: changes, values: () => [any(members)] },
     { title: 'changes of the busiest member', sql: changes, values: () => [busiest] },
   ]
@@ -105,7 +103,7 @@ async function showPlan(client: pg.Client, title: string, sql: string): Promise<
 
 /** Ten stays under each id, one after the other; lengths from a second to three days, as many short as long ones. */
 const HISTORY = `
-  create temp table stays as
+  create temp table lives as
   select row_number() over (partition by cluster order by joined) as token, s.* from (
     select cluster, member, length, updates, born + sum(length + interval '10 s') over (partition by member order by n) - length as joined
     from (
@@ -118,27 +116,27 @@ const HISTORY = `
     union all
     select 'big', 'ffffffff-ffff-4fff-bfff-ffffffffffff', interval '30 days', 100000, clock_timestamp() - interval '31 days'
   ) s where joined < clock_timestamp();
-  analyze stays;
+  analyze lives;
   insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
   select cluster, row_number() over (partition by cluster order by at), gen_random_uuid(), at, kind, reason, member, token, joined, data
   from (
     select cluster, joined as at, 'joined' as kind, 'registered' as reason, member, token, joined,
       convert_to('http://10.0.0.' || token % 250 || ':8080', 'UTF8') as data
-    from stays
+    from lives
     union all
     select cluster, joined + length * n / (updates + 1), 'updated', 'data', member, token, joined,
       convert_to('http://10.0.0.' || token % 250 || ':8080 load ' || n, 'UTF8')
-    from stays, generate_series(1, updates) n where joined + length * n / (updates + 1) < clock_timestamp()
+    from lives, generate_series(1, updates) n where joined + length * n / (updates + 1) < clock_timestamp()
     union all
     select cluster, joined + length, 'left', (array['deregistered', 'expired', 'crashed'])[1 + token % 3], member, token, joined, null
-    from stays where joined + length < clock_timestamp()
+    from lives where joined + length < clock_timestamp()
   ) history order by at;
   insert into clusters (name, revision, last_token, channel)
   select cluster, max(revision), max(token), channel(cluster) from events group by cluster;
   alter table members disable trigger user;
   insert into members (id, cluster, data, token, registered_at, heartbeat_at)
   select distinct on (member) member, cluster, '10.0.0.1', token, joined, clock_timestamp()
-  from stays where joined + length >= clock_timestamp();
+  from lives where joined + length >= clock_timestamp();
   alter table members enable trigger user;`
 
 const PLANS: readonly (readonly [title: string, sql: string])[] = [
@@ -161,14 +159,14 @@ const PLANS: readonly (readonly [title: string, sql: string])[] = [
       and c.cluster = 'big' and c.kind <> 'left' order by c.at desc, c.revision desc limit 1`,
   ],
   [
-    'The newest stays of a cluster, as sessions_between finds them',
+    'The newest stays of a cluster, as stays_between finds them',
     `
     select * from events e where e.cluster = 'big' and e.kind = 'left' and e.at between '-infinity' and 'infinity'
     order by e.at desc limit 50`,
   ],
   [
-    'Sessions of the busiest member',
-    `select * from sessions where member = 'ffffffff-ffff-4fff-bfff-ffffffffffff'`,
+    'Stays of the busiest member',
+    `select * from stays where member = 'ffffffff-ffff-4fff-bfff-ffffffffffff'`,
   ],
   [
     'The newest changes of a cluster',
@@ -210,7 +208,7 @@ async function main(connection: string): Promise<void> {
     for (const question of questions('big', small, members, 'ffffffff-ffff-4fff-bfff-ffffffffffff'))
       await measure(client, question)
     const busiest = await client.query<{ token: string }>(
-      `select token from stays where member = 'ffffffff-ffff-4fff-bfff-ffffffffffff'`,
+      `select token from lives where member = 'ffffffff-ffff-4fff-bfff-ffffffffffff'`,
     )
     const time = new Date(Date.now() - 20 * DAY_MS).toISOString()
     for (const [title, sql] of PLANS) {

@@ -101,13 +101,13 @@ test('contract: readable data survives plans that the server runs in parallel', 
     expect(await rows('select data from changes where cluster = $1 and data is not null', [cluster])).toEqual(
       [{ data: 'x␀y' }],
     )
-    expect(await rows('select data from sessions where cluster = $1', [cluster])).toEqual([{ data: 'x␀y' }])
+    expect(await rows('select data from stays where cluster = $1', [cluster])).toEqual([{ data: 'x␀y' }])
   } finally {
     await admin.query('rollback')
   }
 })
 
-test('contract: sessions tell when and why each stay ended, through every way to leave', async () => {
+test('contract: stays tell when and why each stay ended, through every way to leave', async () => {
   const id = randomUUID()
   await leave(id, await join(id, 'first'))
   await join(id, 'second')
@@ -117,7 +117,7 @@ test('contract: sessions tell when and why each stay ended, through every way to
   const old = await join(id, 'fourth')
   await join(id, 'fifth', { floor: old })
   await admin.query(`update members set data = 'changed' where id = $1`, [id])
-  const stays = await rows('select * from sessions where member = $1 order by token', [id])
+  const stays = await rows('select * from stays where member = $1 order by token', [id])
   expect(stays.map(({ reason, data }) => [data, reason])).toEqual([
     ['first', 'deregistered'],
     ['second', 'expired'],
@@ -128,13 +128,13 @@ test('contract: sessions tell when and why each stay ended, through every way to
   const [gaps] = await rows(
     `select bool_and(left_at >= joined_at and stayed = left_at - joined_at) as whole,
       bool_and(next is null or next >= left_at) as apart, count(*)::int as n
-    from (select *, lead(joined_at) over (order by token) as next from sessions where member = $1 and left_at is not null) s`,
+    from (select *, lead(joined_at) over (order by token) as next from stays where member = $1 and left_at is not null) s`,
     [id],
   )
   expect(gaps).toEqual({ whole: true, apart: true, n: 4 })
   expect(
     await rows(
-      `select member, token, joined_at, left_at, reason, data from sessions_between($1) order by token`,
+      `select member, token, joined_at, left_at, reason, data from stays_between($1) order by token`,
       [cluster],
     ),
   ).toEqual(
@@ -225,7 +225,7 @@ test('contract: members_at knows at every moment of a random history who was the
           .at as string
       await check(moments)
       const kept = moments.slice(cut % moments.length)
-      const stays = `select member, token, left_at, reason, data from sessions_between($1, $2) where left_at is not null`
+      const stays = `select member, token, left_at, reason, data from stays_between($1, $2) where left_at is not null`
       const before = await rows(stays, [`${run} one`, kept[0]?.at])
       const changes = 'select * from changes where cluster = $1 and at >= $2 order by revision'
       const log = await rows(changes, [`${run} one`, kept[0]?.at])
@@ -295,7 +295,7 @@ test('contract: stays of every length are found, to the microsecond at both ends
   ).toEqual([])
 })
 
-test('contract: sessions_between finds what overlaps a period, and the newest of it first', async () => {
+test('contract: stays_between finds what overlaps a period, and the newest of it first', async () => {
   await admin.query(
     `insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
     select $1, n, gen_random_uuid(), timestamptz '2020-01-01Z' + (n + length) * interval '1 min', 'left', 'expired',
@@ -309,10 +309,7 @@ test('contract: sessions_between finds what overlaps a period, and the newest of
   )
   await join(randomUUID())
   const period = ['2020-01-01 00:20Z', '2020-01-01 00:30Z']
-  const found = await rows('select token::int, left_at from sessions_between($1, $2, $3)', [
-    cluster,
-    ...period,
-  ])
+  const found = await rows('select token::int, left_at from stays_between($1, $2, $3)', [cluster, ...period])
   const really = await rows(
     `select token::int, at as left_at from events where cluster = $1 and kind = 'left' and registered_at <= $3 and at >= $2
     order by at desc, token desc`,
@@ -321,13 +318,13 @@ test('contract: sessions_between finds what overlaps a period, and the newest of
   expect(really.length).toBeGreaterThan(10)
   expect(found).toEqual(really)
   const newest = (n: number, ...more: string[]) =>
-    rows('select token::int, left_at from sessions_between($1, $2, $3, newest => $4)', [
+    rows('select token::int, left_at from stays_between($1, $2, $3, newest => $4)', [
       cluster,
       ...(more.length ? more : ['-infinity', 'infinity']),
       n,
     ])
   expect(await newest(7, ...period)).toEqual(really.slice(0, 7))
-  const all = await rows('select token::int, left_at from sessions_between($1)', [cluster])
+  const all = await rows('select token::int, left_at from stays_between($1)', [cluster])
   expect(all).toHaveLength(61)
   expect(all[0]?.left_at).toBeNull()
   expect(await newest(5)).toEqual(all.slice(0, 5))

@@ -12,7 +12,7 @@ const FOR_READERS = {
   'members_at(cluster_name text, moment timestamp with time zone)': 'stable, as the caller',
   'readable(data bytea)': 'immutable, as the caller',
   'schema_version(OUT version integer, OUT compatible_from integer)': 'immutable, as the caller',
-  'sessions_between(cluster_name text, since timestamp with time zone, until timestamp with time zone, newest bigint)':
+  'stays_between(cluster_name text, since timestamp with time zone, until timestamp with time zone, newest bigint)':
     'stable, as the caller',
   'stays_at(cluster_name text, moment timestamp with time zone)': 'stable, as the caller',
   'sweep(cluster_name text, OUT wait_ms integer, OUT removed integer, OUT obstacles text[])':

@@ -113,8 +113,8 @@ const QUESTIONS = [
   ['members', 'nobody', '--at', '2020-02-01'],
   ['history', 'chat', '--since', '6d'],
   ['history', '--member', bob, '--json'],
-  ['history', '--sessions', '--limit', '2'],
-  ['history', '--sessions', '--member', bob, '--since', '2020-02-01T03:04Z', '--json'],
+  ['history', '--stays', '--limit', '2'],
+  ['history', '--stays', '--member', bob, '--since', '2020-02-01T03:04Z', '--json'],
 ]
 
 /** All that the commands answer, but for the seconds that go by. */

@@ -318,15 +318,15 @@ describe('contract: history', () => {
     ])
   })
 
-  test('--sessions shows the stays: how long, why they ended, and what they carried last', async () => {
-    const rows = cells((await run('history', 'chat', '--sessions')).stdout)
+  test('--stays shows the stays: how long, why they ended, and what they carried last', async () => {
+    const rows = cells((await run('history', 'chat', '--stays')).stdout)
     expect(rows[0]).toEqual(['MEMBER', 'TOKEN', 'JOINED', 'LEFT', 'STAYED', 'WHY', 'DATA'])
     expect(rows[1]?.[0]).toBe(ada)
     expect(rows[1]?.slice(3, 5)).toEqual(['still here', expect.stringMatching(/^3h( \dm)?$/)])
     expect(rows[2]?.[0]).toBe(bob)
     expect(rows[2]?.slice(4)).toEqual(['1h', 'deregistered', DATA_OF_BOB])
     const stays = async (...args: string[]) =>
-      json((await run('history', '--sessions', ...args, '--json')).stdout)
+      json((await run('history', '--stays', ...args, '--json')).stdout)
     expect(await stays('--member', bob)).toMatchObject([
       { cluster: 'chat', member: bob, token: 2, reason: 'deregistered' },
     ])
@@ -369,7 +369,7 @@ describe('what members write does not steer the terminal of whoever looks', () =
     ['members', []],
     ['members', ['--at', '0s']],
     ['history', []],
-    ['history', ['--sessions']],
+    ['history', ['--stays']],
   ])('%s %j as a table and as JSON', async (command, more) => {
     const table = await pgMembership([command, ...more, '--wide', '--schema', elsewhere])
     expect(table.stdout.split('\n')).toHaveLength(3)

@@ -77,7 +77,7 @@ test('tells the whole story, ends with 0 and leaves nothing behind', async () =>
     /his lease ended: MembershipLostError '(unreachable|expired)'/,
     /all see him again: the same id, token #2 became #10/,
     /The same story, in plain SQL/,
-    /from sessions/,
+    /from stays/,
     /^ +ada +│ \w+ +│ 1 +│ .* │ crashed$/,
     /^ +ben +│ \w+ +│ 2 +│ .* │ expired$/,
     /^ +cleo +│ \w+ +│ 3 +│ .* │ deregistered$/,

@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -142,6 +143,18 @@ test('contract: going down leaves an empty schema, from which it can go up again
   expect(await catalogOf(admin, schema)).toEqual(['schema acl '])
   expect(await migrate({ connection, schema })).toEqual([NAME])
   expect(await catalogOf(admin, schema)).toEqual(whole)
+})
+
+test('contract: what was taken back by hand, with the bare file, is brought again', async () => {
+  await using admin = await adminClient()
+  const schema = await freshSchema()
+  const whole = await catalogOf(admin, schema)
+  const down = readFileSync(new URL(`../migrations/${NAME}.down.sql`, import.meta.url), 'utf8')
+  await admin.query(down.replaceAll(':"schema"', schema))
+  expect(await recordOf(admin, schema)).toMatchObject([{ name: NAME }])
+  expect(await migrate({ connection, schema })).toEqual([NAME])
+  expect(await catalogOf(admin, schema)).toEqual(whole)
+  expect(await recordOf(admin, schema)).toMatchObject([{ name: NAME }])
 })
 
 test('contract: what was run by hand from the bare file is taken over: recorded, and not run again', async () => {

@@ -1,14 +1,14 @@
 /**
  * What the database can tell afterwards, in plain SQL over the views that the migration made for people.
- * Their names are found through the search_path; elsewhere you would write `pgmembership.sessions`.
+ * Their names are found through the search_path; elsewhere you would write `pgmembership.stays`.
  */
 
 /** Who was a member, for how long, and why no longer. */
-export const sessionsSql = `
+export const staysSql = `
 select data::json->>'name' as who, right(member::text, 6) as member, token,
        to_char(joined_at, 'HH24:MI:SS') as joined, round(extract(epoch from stayed), 1) as seconds,
        coalesce(reason, '(still here)') as why_it_ended
-from sessions where cluster = 'demo' order by token`
+from stays where cluster = 'demo' order by token`
 
 /** What happened, each change with its revision: none is missing, in the order of commits. */
 export const changesSql = `

@@ -1,6 +1,6 @@
 /** The story, step by step. No step takes a time for granted: it waits for what it says, and tells how long it took. */
 import type { Actor } from './actor.js'
-import { changesSql, reasonSql, sessionsSql } from './audit.js'
+import { changesSql, reasonSql, staysSql } from './audit.js'
 import type { Database } from './database.js'
 import { dataOf } from './messages.js'
 import { whyLeft, whyLost } from './reasons.js'
@@ -75,7 +75,7 @@ export async function tell(stage: Stage, database: Database): Promise<void> {
   say('He is the youngest now, so dora leads. Nobody had to vote.')
 
   await step('8. The same story, in plain SQL')
-  for (const sql of [sessionsSql, changesSql]) {
+  for (const sql of [staysSql, changesSql]) {
     for (const line of sql.trim().split('\n')) say(paint('cyan', line))
     say()
     showRows(await database.query(sql))

@@ -1,14 +1,21 @@
+-- Assembled from schema/ by `npm run schema`: change it there, not here.
+
 -- A member takes part: all that a reader may, and the functions that register, renew, change, leave and
 -- fence. It touches no table but through them. Members of a cluster trust one another.
 -- psql -v schema=pgmembership -v role=app -f member.sql   (after reader.sql for the same role)
 
+grant execute on function :"schema".members_channel(text) to :"role";
+
 grant execute on function
-  :"schema".members_channel(text),
-  :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz),
-  :"schema".heartbeat(text, uuid[], bigint[], text, integer),
-  :"schema".set_data(text, uuid[], bigint[], bytea[]),
-  :"schema".deregister(text, uuid[], bigint[]),
-  :"schema".deregister_as_owner(text, uuid[], bigint[]),
-  :"schema".fence(uuid, bigint), :"schema".fence(text, text),
-  :"schema".fence(text, bigint), :"schema".fence(uuid, text)
-  to :"role";
+  :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz) to :"role";
+
+grant execute on function :"schema".set_data(text, uuid[], bigint[], bytea[]) to :"role";
+
+grant execute on function
+  :"schema".deregister(text, uuid[], bigint[]), :"schema".deregister_as_owner(text, uuid[], bigint[]) to :"role";
+
+grant execute on function :"schema".heartbeat(text, uuid[], bigint[], text, integer) to :"role";
+
+grant execute on function
+  :"schema".fence(uuid, bigint), :"schema".fence(text, text), :"schema".fence(text, bigint),
+  :"schema".fence(uuid, text) to :"role";

@@ -10,16 +10,16 @@ export const historyCommand: Command = {
   help: `Usage: pg-membership history [CLUSTER] [options]
 
 Shows what changed, in one cluster or in all, newest first: who joined, changed its data, left, and why.
-With --sessions: the stays, from when to when, and how each ended.
+With --stays: the stays, from when to when, and how each ended.
 
-  --sessions         stays instead of changes
+  --stays            stays instead of changes
   --member ID        of one member only
   --since TIME       as 2026-01-31T09:00Z, or so long ago, as 90s, 2h30m or 7d
   --limit N          at most so many; default: ${String(DEFAULT_LIMIT)}
   --wide             do not shorten data
 ${CONNECTION_HELP}`,
   options: {
-    sessions: { type: 'boolean' },
+    stays: { type: 'boolean' },
     member: { type: 'string' },
     since: { type: 'string' },
     limit: { type: 'string' },
@@ -35,7 +35,7 @@ ${CONNECTION_HELP}`,
       limit: args.integer('limit') ?? DEFAULT_LIMIT,
     }
     return reading(args, (query) =>
-      args.flag('sessions') ? stays(query, question, args) : changes(query, question, args),
+      args.flag('stays') ? stays(query, question, args) : changes(query, question, args),
     )
   },
 }
@@ -83,12 +83,12 @@ const CHANGES_OF_MEMBER = `
   order by h.at desc, h.revision desc limit $5`
 const STAYS = `
   select c.name as cluster, s.*, extract(epoch from s.stayed)::float8 * 1000 as stayed_ms
-  from ${SINCE} cross join $$.clusters c cross join lateral $$.sessions_between(c.name, asked.since, newest => $5) s
+  from ${SINCE} cross join $$.clusters c cross join lateral $$.stays_between(c.name, asked.since, newest => $5) s
   where ($1::text is null or c.name = $1) and $2::uuid is null
   order by s.left_at desc nulls first, s.joined_at desc limit $5`
 const STAYS_OF_MEMBER = `
   select s.*, extract(epoch from s.stayed)::float8 * 1000 as stayed_ms
-  from ${SINCE} cross join $$.sessions s
+  from ${SINCE} cross join $$.stays s
   where s.member = $2::uuid and ($1::text is null or s.cluster = $1) and (s.left_at is null or s.left_at >= asked.since)
   order by s.left_at desc nulls first, s.joined_at desc limit $5`
 

@@ -152,7 +152,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     breaks: 'a role is not granted what it needs',
     file: 'migrations/grants/reader.sql',
-    find: `  :"schema".sweep_overdue(text),\n`,
+    find: `grant execute on function :"schema".sweep_overdue(text) to :"role";\n`,
     replace: '',
     promises: [1, 2, 11, 12],
   },

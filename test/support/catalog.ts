@@ -41,6 +41,10 @@ const CATALOG = `
     union all
     select format('schema acl %s', nspacl) from pg_namespace where nspname = $1
     union all
-    select format('type %s %s', t.typname, t.typtype) from pg_type t join pg_namespace n on n.oid = t.typnamespace
-    where n.nspname = $1
+    select format('type %s %s %s %s', t.typname, t.typtype, format_type(t.typbasetype, t.typtypmod),
+      (select string_agg(pg_get_constraintdef(c.oid), ' ' order by c.conname) from pg_constraint c where c.contypid = t.oid))
+    from pg_type t join pg_namespace n on n.oid = t.typnamespace where n.nspname = $1
+    union all
+    select format('policy %s.%s %s for %s to %s using %s with check %s', relname, polname, polpermissive, polcmd, polroles,
+      pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)) from pg_policy join r on r.oid = polrelid
   ) catalog order by line collate "C"`

@@ -6,6 +6,7 @@ export interface MigrationFile {
   readonly version: number
   /** As recorded: the file's name without its ending. */
   readonly name: string
+  readonly directory: URL
 }
 
 export type Direction = 'up' | 'down'
@@ -14,10 +15,10 @@ export type Direction = 'up' | 'down'
 const DIRECTORY = new URL('../../../migrations/', import.meta.url)
 
 /** Oldest first. */
-export function migrationFiles(): readonly MigrationFile[] {
-  return readdirSync(DIRECTORY)
+export function migrationFiles(directory = DIRECTORY): readonly MigrationFile[] {
+  return readdirSync(directory)
     .filter((file) => /^\d{4}_\w+\.up\.sql$/.test(file))
-    .map((file) => ({ name: file.replace('.up.sql', ''), version: Number(file.slice(0, 4)) }))
+    .map((file) => ({ name: file.replace('.up.sql', ''), version: Number(file.slice(0, 4)), directory }))
     .sort((a, b) => a.version - b.version)
 }
 
@@ -25,8 +26,12 @@ export function migrationFiles(): readonly MigrationFile[] {
  * The file for this schema, without its own `create schema`: whoever runs it has seen to that, and the
  * statement needs a privilege on the database even where the schema is there already.
  */
-export function migrationText({ name }: MigrationFile, direction: Direction, schema: string): string {
-  const text = readFileSync(new URL(`${name}.${direction}.sql`, DIRECTORY), 'utf8')
+export function migrationText(
+  { name, directory }: MigrationFile,
+  direction: Direction,
+  schema: string,
+): string {
+  const text = readFileSync(new URL(`${name}.${direction}.sql`, directory), 'utf8')
   return withNames(text.replace(/^create schema if not exists .*;\n\n?/m, ''), { schema })
 }
 

@@ -17,7 +17,7 @@ import { errorCode, permanentError, schemaProblem } from '../errors.js'
 import { quoteIdentifier } from '../identifier.js'
 import { type Connection, schemaName } from '../options.js'
 import { ClientAsPool, MigrationDialect } from './dialect.js'
-import { migrationFiles, migrationText } from './files.js'
+import { type MigrationFile, migrationFiles, migrationText } from './files.js'
 import { LOCK_TABLE, RECORD_TABLE } from './print.js'
 import { checkSchemaVersion, type FoundVersion, SCHEMA_VERSION } from './version.js'
 
@@ -44,7 +44,18 @@ const BOUNDS = { statementTimeoutMs: 0, lockTimeoutMs: 300_000 }
  * before 14, and when connecting cannot succeed. Other errors are those of the database: nothing is tried again,
  * and nothing is left half done.
  */
-export async function migrate(options: MigrateOptions): Promise<string[]> {
+export function migrate(options: MigrateOptions): Promise<string[]> {
+  return migrateAs({ version: SCHEMA_VERSION }, options)
+}
+
+/** The newest migration that the code knows, and where its files are; by default those of this package. */
+interface Code {
+  readonly version: number
+  readonly directory?: URL
+}
+
+/** @internal As code of another version would: for tests of how the schema evolves. */
+export async function migrateAs(code: Code, options: MigrateOptions): Promise<string[]> {
   checkOptions('migrate', options, ['connection', 'schema'])
   const connection = connectionOption('connection', options.connection)
   const schema = schemaName(options.schema)
@@ -62,10 +73,10 @@ export async function migrate(options: MigrateOptions): Promise<string[]> {
     })
     const isNeeded = await inTransaction(client, 'read only', async () => {
       await refuseServer(client)
-      return needsWork(client, schema)
+      return needsWork(client, schema, code)
     })
     if (!isNeeded) return []
-    return await inTransaction(client, 'read write', () => migrateLocked(client, schema))
+    return await inTransaction(client, 'read write', () => migrateLocked(client, schema, code))
   } catch (error) {
     throw errorCode(error) === '42501' ? schemaProblem(error) : error
   } finally {
@@ -103,20 +114,20 @@ async function inTransaction<T>(
   }
 }
 
-async function migrateLocked(client: pg.Client, schema: string): Promise<string[]> {
+async function migrateLocked(client: pg.Client, schema: string, code: Code): Promise<string[]> {
   await client.query(`select pg_advisory_xact_lock(hashtextextended('pg-membership migrate ' || $1, 0))`, [
     schema,
   ])
   // Another process, of this or another version, may have done it meanwhile.
-  return (await needsWork(client, schema)) ? runMigrator(client, schema) : []
+  return (await needsWork(client, schema, code)) ? runMigrator(client, schema, code) : []
 }
 
-async function needsWork(client: pg.Client, schema: string): Promise<boolean> {
+async function needsWork(client: pg.Client, schema: string, { version }: Code): Promise<boolean> {
   const { found, recorded, foreign } = await inspect(client, schema)
-  if (found !== undefined && found.version >= SCHEMA_VERSION) {
-    checkSchemaVersion(found)
+  if (found !== undefined && found.version >= version) {
+    checkSchemaVersion(found, version)
     // What was run by hand from the bare file has left no record. What is newer is not ours to record.
-    return found.version === SCHEMA_VERSION && !recorded
+    return found.version === version && !recorded
   }
   if (found === undefined && foreign.length > 0) {
     const name = JSON.stringify(schema)
@@ -173,13 +184,22 @@ const INSPECTION = `
     ) end) as foreign
   from pg_namespace n where n.nspname = $1`
 
-async function runMigrator(client: pg.Client, schema: string): Promise<string[]> {
+async function runMigrator(client: pg.Client, schema: string, code: Code): Promise<string[]> {
+  const { found, recorded } = await inspect(client, schema)
+  const present = found?.version ?? 0
+  const files = migrationFiles(code.directory).filter(({ version }) => version <= code.version)
+  if (recorded) {
+    // A .down.sql that was run by hand has left its record, which Kysely would believe.
+    const undone = files.filter(({ version }) => version > present).map(({ name }) => name)
+    const record = `${quoteIdentifier(schema)}.${quoteIdentifier(RECORD_TABLE)}`
+    await client.query(`delete from ${record} where name = any ($1)`, [undone])
+  }
   const pool = new ClientAsPool(client)
   const db = new Kysely<unknown>({ dialect: new MigrationDialect(pool, schema) })
   const names: string[] = []
   const migrator = new Migrator({
     db,
-    provider: provider(schema, (await inspect(client, schema)).found?.version ?? 0, names),
+    provider: provider(files, schema, present, names),
     migrationTableSchema: schema,
     migrationTableName: RECORD_TABLE,
     migrationLockTableName: LOCK_TABLE,
@@ -193,8 +213,13 @@ async function runMigrator(client: pg.Client, schema: string): Promise<string[]>
 }
 
 /** What is there already, run by hand, is taken over: recorded, and not run again. */
-function provider(schema: string, present: number, names: string[]): MigrationProvider {
-  const migrations = migrationFiles().map((file) => {
+function provider(
+  files: readonly MigrationFile[],
+  schema: string,
+  present: number,
+  names: string[],
+): MigrationProvider {
+  const migrations = files.map((file) => {
     const up = async (db: Kysely<unknown>): Promise<void> => {
       if (file.version <= present) return
       await sql.raw(migrationText(file, 'up', schema)).execute(db)

@@ -11,15 +11,15 @@ export interface FoundVersion {
   readonly compatibleFrom: number
 }
 
-/** Throws unless this code can work with what was found. */
-export function checkSchemaVersion(found: FoundVersion | undefined): void {
-  const known = `this pg-membership knows version ${String(SCHEMA_VERSION)}`
+/** Throws unless code that knows this version can work with what was found. */
+export function checkSchemaVersion(found: FoundVersion | undefined, newest = SCHEMA_VERSION): void {
+  const known = `this pg-membership knows version ${String(newest)}`
   if (found === undefined) throw new SchemaError('The schema is not there. Run: npx pg-membership migrate')
-  if (found.version < SCHEMA_VERSION) {
+  if (found.version < newest) {
     const message = `The schema has version ${String(found.version)}; ${known}. Run: npx pg-membership migrate`
     throw new SchemaError(message)
   }
-  if (found.compatibleFrom > SCHEMA_VERSION) {
+  if (found.compatibleFrom > newest) {
     const range = `version ${String(found.version)}, and needs code that knows ${String(found.compatibleFrom)}`
     throw new SchemaError(`The schema has ${range}; ${known}. Upgrade the package pg-membership`)
   }

@@ -1,0 +1,145 @@
+-- Leaving: how rows of members are removed, by their process, by a sweep, or by a newer registration.
+--
+-- The log says why each one left. Only the registration that is named by id and token is removed, never a newer
+-- one of the same member (promises 7 and 8). What an application has attached to members (foreign keys, cascades)
+-- can hold back its own member only.
+
+-- Deletes the rows of these registrations, except those that somebody else holds locked, and writes the reason
+-- into the log. The triggers always write 'removed', because no setting that others can change may have a say in
+-- it; the reason is corrected while the cluster is still locked.
+--
+-- One subtransaction locks and deletes. If a transaction locked a row and its subtransaction deleted it, the row
+-- would count as locked by several, and would be slow to read until it is vacuumed.
+--
+-- Something on the application's side may refuse or be locked (a foreign key). Then the rows are deleted one by
+-- one, in random order and for one second at most: it holds back its own member only, and the rows that fail do
+-- not keep the others waiting for ever.
+--
+-- Something there may be slow (a cascade through millions of rows), and take longer than the client waits. Then
+-- the deletion goes on without the client and commits. If it were cancelled, each sweep would begin it again, and
+-- nobody would ever be removed.
+create function :"schema".remove_members(
+  cluster_name text, ids uuid[], tokens bigint[], why text, out removed uuid[], out obstacles text[]
+)
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+declare
+  since constant bigint := (select c.revision from clusters c where c.name = cluster_name);
+  refused_at timestamptz;
+  one uuid;
+  n integer;
+begin
+  removed := '{}';
+  if ids is null then
+    return;
+  end if;
+  perform set_config('client_connection_check_interval', '0', true);
+  begin
+    with gone as (
+      delete from members m
+      where m.id = any (array(
+        select l.id from unnest(ids, tokens) leaver (id, token) join members l on l.id = leaver.id and l.token = leaver.token
+        where l.cluster is not distinct from cluster_name
+        order by l.id for update of l skip locked
+      ))
+      returning m.id
+    )
+    select coalesce(array_agg(g.id), '{}') into removed from gone g;
+  exception when others then
+    refused_at := clock_timestamp();
+    for n in select i from generate_subscripts(ids, 1) i order by random() loop
+      exit when clock_timestamp() > refused_at + interval '1 second';
+      begin
+        delete from members m
+        where m.id = any (array(
+          select l.id from members l
+          where l.id = ids[n] and l.token = tokens[n] and l.cluster is not distinct from cluster_name
+          for update skip locked
+        ))
+        returning m.id into one;
+        if found then
+          removed := removed || one;
+        end if;
+      exception when others then
+        obstacles := obstacles || format('%s: %s (%s)', ids[n], sqlerrm, sqlstate);
+      end;
+    end loop;
+  end;
+  if removed <> '{}' then
+    update events e set reason = why
+    where e.cluster = cluster_name and e.revision > since and e.reason = 'removed'
+      and e.member = any (removed) and e.token = any (tokens);
+  end if;
+end
+$$;
+
+-- Ends registrations. One that has ended already, or was replaced by a newer one, is left alone. pending names
+-- those that are still there because somebody holds them locked or refuses, and obstacles says why. gone names
+-- those that it removed. Tells the position of the cluster at which that can be seen. previous_stamp is the stamp
+-- before, and null unless these are all that has changed.
+create function :"schema".deregister_as_owner(
+  cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[],
+  out gone uuid[], out revision bigint, out stamp uuid, out previous_stamp uuid
+)
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '500ms'
+:planner_settings
+as $$
+#variable_conflict use_column
+declare
+  head clusters;
+begin
+  if not well_formed(ids, tokens) then
+    raise exception 'ids and tokens must be arrays of one length, without nulls; ids differ, tokens are not negative'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  select r.removed, r.obstacles into gone, obstacles from remove_members(cluster_name, ids, tokens, 'deregistered') r;
+  select * into head from clusters c where c.name = cluster_name;
+  revision := head.revision;
+  stamp := head.stamp;
+  if cardinality(gone) = cardinality(ids) then
+    previous_stamp := head.previous_stamp;
+    return;
+  end if;
+  gone := null;
+  select array_agg(m.id) into pending
+  from unnest(ids, tokens) leaver (id, token)
+  join members m on m.id = leaver.id and m.token = leaver.token
+  where m.cluster is not distinct from cluster_name;
+end
+$$;
+
+-- A deferred foreign key would refuse at commit, and undo everything. It is made to refuse at once, so that only
+-- its own member is held back. But this also runs what the caller's transaction has queued, and that must not get
+-- the owner's rights (before PostgreSQL 18 it would). So this function, and sweep() in the same way, runs as the
+-- caller, and calls the function that runs as the owner. Who calls that one directly is refused by a deferred
+-- foreign key at commit.
+-- What the transaction changed before is announced at this call, and what it changes afterwards at commit.
+create function :"schema".deregister(
+  cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[],
+  out gone uuid[], out revision bigint, out stamp uuid, out previous_stamp uuid
+)
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  set constraints all immediate;
+  set constraints clusters_announce deferred;
+  select d.pending, d.obstacles, d.gone, d.revision, d.stamp, d.previous_stamp
+  into pending, obstacles, gone, revision, stamp, previous_stamp
+  from deregister_as_owner(cluster_name, ids, tokens) d;
+end
+$$;
+
+-- ==== down
+
+drop function :"schema".deregister(text, uuid[], bigint[]);
+drop function :"schema".deregister_as_owner(text, uuid[], bigint[]);
+drop function :"schema".remove_members(text, uuid[], bigint[], text);
+
+-- ==== grants: member
+
+grant execute on function
+  :"schema".deregister(text, uuid[], bigint[]), :"schema".deregister_as_owner(text, uuid[], bigint[]) to :"role";

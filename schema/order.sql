@@ -1,0 +1,115 @@
+-- The order of changes: clusters, their revisions, and the log.
+--
+-- Each change of membership raises the revision of its cluster by one, and has one row in events. The row of
+-- clusters stays locked until the transaction ends, so the order of revisions is the order of commits, without
+-- gaps (promise 4). The stamp is new at each change: after a failover that lost commits, two histories can have
+-- the same revision, and the stamp tells them apart.
+--
+-- What columns may hold is said by domains, here and for members. A check of the table would be read and compiled
+-- again by each statement, heartbeats too.
+
+create domain :"schema".event_kind as text check (value in ('joined', 'updated', 'left'));
+create domain :"schema".event_reason as text check (
+  value in ('registered', 'data', 'deregistered', 'expired', 'crashed', 'removed', 'superseded'));
+
+create table :"schema".clusters (
+  name       text   primary key check (octet_length(convert_to(name, 'UTF8')) between 1 and 255),
+  revision   bigint not null default 0,
+  last_token bigint not null default 0,
+  stamp      uuid   not null default gen_random_uuid(),
+  previous_stamp uuid,
+  channel    text   not null
+);
+comment on table :"schema".clusters is
+  'One row per cluster. Only a change of membership touches it: its row lock makes the order of revisions the order of commits.';
+comment on column :"schema".clusters.revision is 'Raised once per change of membership, without gaps.';
+comment on column :"schema".clusters.last_token is 'The highest token handed out.';
+comment on column :"schema".clusters.stamp is
+  'Fresh at each change: tells apart two histories with equal revisions, after a failover that lost commits.';
+comment on column :"schema".clusters.previous_stamp is 'The stamp before the last change, which may be many rows.';
+comment on column :"schema".clusters.channel is 'Where hints are sent. Computed once: computing it costs more than a change.';
+
+create table :"schema".events (
+  cluster       text        not null,
+  revision      bigint      not null,
+  stamp         uuid        not null,
+  at            timestamptz not null,
+  kind          :"schema".event_kind not null,
+  reason        :"schema".event_reason not null,
+  member        uuid        not null,
+  token         bigint      not null,
+  registered_at timestamptz not null,
+  data          bytea,
+  primary key (cluster, revision)
+);
+-- The column kind is last in this index, so that the few stays among many changes are found without a look at the
+-- table. The column revision is there because times can be equal, after the clock went back: the latest event
+-- still says what a member carried.
+create index events_of_member on :"schema".events (member, at, revision, kind);
+create index events_in_time on :"schema".events (cluster, at, kind);
+comment on table :"schema".events is 'One row per change: the delta log of readers, the audit trail of people.';
+comment on column :"schema".events.at is 'Never before registered_at, and equal to it for joined.';
+comment on column :"schema".events.data is 'What the member carries from here on; null for left.';
+
+-- Raises the revision, and locks the cluster until the transaction ends. With token_floor it also reserves one
+-- token per change: the highest one is last_token of the returned row. At commit, announce() tells the readers.
+create function :"schema".advance(cluster_name text, changes bigint, token_floor bigint default null)
+returns :"schema".clusters
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+declare
+  head clusters;
+begin
+  loop
+    update clusters c set
+      revision = c.revision + changes,
+      last_token = case
+        when token_floor is null then c.last_token
+        else greatest(c.revision, c.last_token, token_floor) + changes
+      end,
+      previous_stamp = c.stamp,
+      stamp = gen_random_uuid()
+    where c.name = cluster_name
+    returning * into head;
+    exit when found;
+    insert into clusters (name, channel) values (cluster_name, channel(cluster_name)) on conflict do nothing;
+  end loop;
+  return head;
+end
+$$;
+
+-- Without its row a cluster would begin again at revision 1, which its log has already.
+create function :"schema".clusters_refused() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  if tg_op = 'DELETE' then
+    if not exists (select from events e where e.cluster = old.name)
+      and not exists (select from members m where m.cluster = old.name) then
+      return old;
+    end if;
+  end if;
+  raise exception '% of clusters is refused: the log would not fit what follows', tg_op
+    using errcode = 'integrity_constraint_violation', hint = 'When its members have left, use drop_cluster(name).';
+end
+$$;
+
+create trigger clusters_deleted before delete on :"schema".clusters
+  for each row execute function :"schema".clusters_refused();
+create trigger clusters_truncate before truncate on :"schema".clusters
+  for each statement execute function :"schema".clusters_refused();
+
+-- ==== down
+
+drop function :"schema".advance(text, bigint, bigint);
+drop table :"schema".events;
+drop table :"schema".clusters;
+drop function :"schema".clusters_refused();
+drop domain :"schema".event_reason;
+drop domain :"schema".event_kind;
+
+-- ==== grants: reader
+
+grant select on :"schema".clusters, :"schema".events to :"role";
