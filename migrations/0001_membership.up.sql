@@ -1076,7 +1076,7 @@ create unlogged table :"schema".sweeps (
   outage_at         timestamptz
 );
 comment on column :"schema".sweeps.resumed_at is
-  'Since when sweeping has gone on without a break. Silence before it is held against nobody.';
+  'Since when sweeping has gone on without a break. Silence before it does not count.';
 comment on column :"schema".sweeps.turn is 'The last turn handed out to a sweeper.';
 comment on column :"schema".sweeps.outage_at is
   'When most sessions were last found missing at once. Who was not heard of since is left to its ttl.';

@@ -19,7 +19,7 @@ export class MembershipLostError extends MembershipError {
   /**
    * 'unreachable': no heartbeat got through in time. Otherwise what the event log says: 'expired' (silent for
    * longer than the ttl), 'crashed' (its connections were gone for longer than the grace), 'removed' (somebody
-   * deleted the row) or 'superseded' (the same id registered again).
+   * deleted the row, or deregistered it for this process) or 'superseded' (the same id registered again).
    */
   readonly reason: LossReason
 

@@ -3,6 +3,7 @@
  * the whole process.
  */
 import type { Change } from '../api/change.js'
+import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
 import {
   type Delta,
@@ -78,4 +79,10 @@ export function memberOf({ id, token, data, registered_at }: MemberRow): Member 
     data: data === null ? '' : Buffer.from(data, 'base64').toString(),
     registeredAt: registered_at,
   }
+}
+
+/** What the log says of a registration that its owner did not give up. */
+export function lossOf(reason: string): LossReason {
+  // Somebody else called deregister(): for the owner, that is a removal.
+  return reason === 'deregistered' ? 'removed' : (reason as LossReason)
 }

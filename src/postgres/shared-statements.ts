@@ -4,13 +4,12 @@
  * same with one cluster and with hundreds.
  */
 import { Kysely, PostgresDialect, type RawBuilder, sql } from 'kysely'
-import type { LossReason } from '../api/errors.js'
 import type { Heartbeat, Registration } from '../engine/store.js'
 import { Together } from '../kit/together.js'
 import type { SharedConnections } from './connection/shared-connections.js'
 import type { SingleConnection } from './connection/single-connection.js'
 import { permanentError } from './errors.js'
-import { type HeadRow, sightingOf, strings } from './rows.js'
+import { type HeadRow, lossOf, sightingOf, strings } from './rows.js'
 
 /** In one statement. It has to fit into the bound of a query. */
 const MAX_REGISTRATIONS = 2_000
@@ -92,7 +91,9 @@ export class SharedStatements {
       ...sightingOf(head),
       locked: strings(locked),
       missing: new Map(
-        Object.entries(missing === null ? {} : (JSON.parse(missing) as Record<string, LossReason>)),
+        Object.entries(missing === null ? {} : (JSON.parse(missing) as Record<string, string>)).map(
+          ([id, reason]) => [id, lossOf(reason)],
+        ),
       ),
     }))
   }

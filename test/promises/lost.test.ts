@@ -155,3 +155,16 @@ test('promise 8: a slow heartbeat does not stretch the lease', async () => {
   proxy.thaw()
   expect((await membership.whenRegistered()).token).toBe(lease.token)
 })
+
+test('promise 8: a member that somebody else deregistered has been removed, as its owner is told', async () => {
+  const admin = await openAdmin()
+  const name = uniqueName()
+  const membership = await joined(openCluster({ schema, name }), { onLost: 'stay-out' })
+  const { signal, token } = await membership.register()
+  await admin.query(`select ${schema}.deregister($1, array[$2::uuid], array[$3::bigint])`, [
+    ...[name, membership.id, token],
+  ])
+  await until(() => signal.aborted, { message: 'its lease ends' })
+  expect(signal.reason).toMatchObject({ code: 'LOST', reason: 'removed' })
+  expect((await eventsOf(admin, schema, name)).at(-1)).toMatchObject({ reason: 'deregistered' })
+})
