@@ -1,14 +1,13 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { Change } from '../src/api/change.js'
 import type { Member } from '../src/api/member.js'
 import { type Cached, type Outcome, Refresh } from '../src/engine/refresh.js'
 import { snapshotOf } from '../src/engine/snapshot.js'
-import type { ChangesReading, MembersReading, Position, Reading } from '../src/engine/store.js'
+import type { ChangesReading, MemberChange, MembersReading, Position, Reading } from '../src/engine/store.js'
 
 interface Entry {
   readonly position: Position
-  readonly change: Change
+  readonly change: MemberChange
 }
 
 /** A cluster that hands out few rows at a time, and that remembers what it was at each position, in each history. */
@@ -111,7 +110,7 @@ class Ledger {
     return then.stamp === stamp ? 'same' : 'other'
   }
 
-  #note(stamp: string, kind: Change['kind'], member: Member): void {
+  #note(stamp: string, kind: MemberChange['kind'], member: Member): void {
     if (kind === 'left') this.#members.delete(member.id)
     else this.#members.set(member.id, member)
     this.#log.push({ position: { revision: this.#log.length + 1, stamp }, change: { kind, member } })

@@ -1,9 +1,9 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { Change } from '../src/api/change.js'
 import type { Member } from '../src/api/member.js'
 import type { Snapshot } from '../src/api/snapshot.js'
 import { sameMembers, snapshotAfter, snapshotOf } from '../src/engine/snapshot.js'
+import type { MemberChange } from '../src/engine/store.js'
 
 const member = (id: string, token: number, data = ''): Member => ({
   id,
@@ -12,7 +12,7 @@ const member = (id: string, token: number, data = ''): Member => ({
   registeredAt: '2026-01-01',
 })
 
-function after(previous: Snapshot, revision: number, changes: readonly Change[]): Snapshot {
+function after(previous: Snapshot, revision: number, changes: readonly MemberChange[]): Snapshot {
   const snapshot = snapshotAfter(previous, revision, changes)
   if (snapshot === undefined) throw new Error('a change fits nothing')
   return snapshot
@@ -26,7 +26,7 @@ test('promise 2: applying the changes gives what reading everything gives', () =
       const table = new Map<string, Member>()
       let snapshot: Snapshot = snapshotOf(0, [])
       let revision = 0
-      let changes: Change[] = []
+      let changes: MemberChange[] = []
       for (const [id, action] of steps) {
         const present = table.get(id)
         revision += 1
@@ -56,7 +56,7 @@ test('promise 2: applying the changes gives what reading everything gives', () =
   )
 })
 
-test.each<[string, Change[]]>([
+test.each<[string, MemberChange[]]>([
   ['whoever joins is there', [{ kind: 'joined', member: member('b', 5) }]],
   ['whoever joins is there as an older registration', [{ kind: 'joined', member: member('b', 9) }]],
   ['the token of whoever joins is taken', [{ kind: 'joined', member: member('x', 5) }]],
@@ -83,7 +83,7 @@ test.each<[string, Change[]]>([
 ])('promise 2: a change that fits nothing makes no snapshot: %s', (_what, changes) => {
   const before = snapshotOf(7, [member('a', 2), member('b', 5), member('c', 7)])
   expect(snapshotAfter(before, 9, changes)).toBeUndefined()
-  const fitting: Change = { kind: 'joined', member: member('d', 8) }
+  const fitting: MemberChange = { kind: 'joined', member: member('d', 8) }
   expect(snapshotAfter(before, 10, [fitting, ...changes])).toBeUndefined()
   expect(after(before, 8, [fitting]).members).toHaveLength(4)
 })

@@ -1,7 +1,7 @@
 /** Immutable snapshots of a cluster, and how one follows from another. */
-import type { Change } from '../api/change.js'
 import type { Member } from '../api/member.js'
 import type { Snapshot } from '../api/snapshot.js'
+import type { MemberChange } from './store.js'
 
 class FrozenSnapshot implements Snapshot {
   readonly revision: number
@@ -43,7 +43,7 @@ export function keptMember(member: Member, previous: Snapshot | undefined): Memb
 export function snapshotAfter(
   previous: Snapshot,
   revision: number,
-  changes: readonly Change[],
+  changes: readonly MemberChange[],
 ): Snapshot | undefined {
   const members = previous.members.slice()
   const ids = changes.some(({ kind }) => kind === 'joined') ? new Set(members.map(({ id }) => id)) : undefined
@@ -69,7 +69,7 @@ export function snapshotAfter(
  * Brings a list that was read while these changes happened to where it is after them, whichever of them it
  * has seen already: each tells all there is to know about the registration that it names.
  */
-export function catchUp(members: Member[], changes: readonly Change[]): void {
+export function catchUp(members: Member[], changes: readonly MemberChange[]): void {
   for (const { kind, member } of changes) {
     const at = positionOf(members, member.token)
     const found = members[at]?.token === member.token

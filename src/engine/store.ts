@@ -1,5 +1,4 @@
 /** What a cluster asks of whatever holds its members: the one thing PostgreSQL and memory differ in. */
-import type { Change } from '../api/change.js'
 import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
 import type { QueryClient } from '../api/query-client.js'
@@ -19,12 +18,19 @@ export function positionOf(revision: number, stamp: string): Position {
   return { revision, stamp: revision === 0 ? '' : stamp }
 }
 
+/** What happened to a member, as far as snapshots need to know. */
+export interface MemberChange {
+  readonly kind: 'joined' | 'updated' | 'left'
+  /** Of one that left, only id and token count. */
+  readonly member: Member
+}
+
 /** What one transaction has changed. */
 export interface Delta {
   readonly to: Position
   /** undefined: what happened before `to` is not told, or was nothing. */
   readonly from: Position | undefined
-  readonly changes: readonly Change[]
+  readonly changes: readonly MemberChange[]
 }
 
 /** A delta that tells only where a change has led. */
@@ -52,7 +58,7 @@ export interface Reading extends Sighting {
 
 export interface ChangesReading extends Reading {
   /** The first of those that were asked for, at least one if there is any; none unless history is 'same'. */
-  readonly changes: readonly Change[]
+  readonly changes: readonly MemberChange[]
   /** The position after them. */
   readonly reached: Position
 }

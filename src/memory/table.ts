@@ -1,8 +1,14 @@
 import { randomUUID } from 'node:crypto'
-import type { Change } from '../api/change.js'
 import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
-import type { ChangesReading, MembersReading, Position, Registration, Sighting } from '../engine/store.js'
+import type {
+  ChangesReading,
+  MemberChange,
+  MembersReading,
+  Position,
+  Registration,
+  Sighting,
+} from '../engine/store.js'
 
 /** One cluster's rows and log. */
 export class Table {
@@ -10,7 +16,7 @@ export class Table {
   readonly hints = new Set<() => void>()
   readonly #log: {
     readonly position: Position
-    readonly change: Change
+    readonly change: MemberChange
     readonly reason: LossReason | undefined
   }[] = []
   #lastToken = 0
@@ -74,7 +80,7 @@ export class Table {
     return event?.reason ?? 'removed'
   }
 
-  #record(kind: Change['kind'], member: Member, reason?: LossReason): void {
+  #record(kind: MemberChange['kind'], member: Member, reason?: LossReason): void {
     const position = { revision: this.sighting.revision + 1, stamp: randomUUID() }
     this.#log.push({ position, change: { kind, member }, reason })
     for (const hint of [...this.hints]) hint()

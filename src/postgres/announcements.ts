@@ -7,9 +7,15 @@
  * go to: after a failover, the old primary knows the key as well. Anything else is dropped, and costs nothing.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
-import type { Change } from '../api/change.js'
 import type { Member } from '../api/member.js'
-import { type Delta, type Position, positionOf, samePosition, untold } from '../engine/store.js'
+import {
+  type Delta,
+  type MemberChange,
+  type Position,
+  positionOf,
+  samePosition,
+  untold,
+} from '../engine/store.js'
 
 /** Where changes are announced to members, and what they are told it by. */
 export interface MembersChannel {
@@ -29,14 +35,14 @@ interface Page {
   readonly lastRevision: number
   /** Of the first change on this page. */
   readonly first: number
-  readonly changes: readonly Change[]
+  readonly changes: readonly MemberChange[]
 }
 
 /** A transaction of which more is to come. */
 interface Open {
   readonly from: Position
   readonly last: Page
-  readonly changes: Change[]
+  readonly changes: MemberChange[]
 }
 
 /** What is kept of a transaction before its end is there. Of a larger one, readers look. */
@@ -97,7 +103,7 @@ const HEADER = new RegExp(
   `^(\\S+) (\\S+) (${INTEGER}) (${UUID}) (${INTEGER}) (${UUID}) (${INTEGER}) (${INTEGER})$`,
 )
 const CHANGE = new RegExp(`^([jul]) (${UUID}) (${INTEGER}) (${INTEGER}) ([A-Za-z0-9+/]*={0,2})$`)
-const KINDS: Readonly<Record<string, Change['kind']>> = { j: 'joined', u: 'updated', l: 'left' }
+const KINDS: Readonly<Record<string, MemberChange['kind']>> = { j: 'joined', u: 'updated', l: 'left' }
 /** The end of the year 9999, up to which Date and PostgreSQL write years alike. */
 const MAX_TIME_MS = 253_402_300_799_999
 
@@ -110,14 +116,14 @@ function pageOf(body: string, hints: string): Page | undefined {
   const changes = lines.map(changeOf)
   const [from, to] = [positionOf(Number(fromRevision), fromStamp), positionOf(Number(toRevision), toStamp)]
   const [lastRevision, first] = [Number(last), Number(start)]
-  const isWhole = (change: Change | undefined): change is Change => change !== undefined
+  const isWhole = (change: MemberChange | undefined): change is MemberChange => change !== undefined
   const inOrder =
     from.revision < first && first + changes.length - 1 <= to.revision && to.revision <= lastRevision
   if (!inOrder || !Number.isSafeInteger(lastRevision) || !changes.every(isWhole)) return undefined
   return { server, from, to, lastRevision, first, changes }
 }
 
-function changeOf(line: string): Change | undefined {
+function changeOf(line: string): MemberChange | undefined {
   const [, letter = '', id = '', number, time, data = ''] = CHANGE.exec(line) ?? []
   const [kind, token, registeredMs] = [KINDS[letter], Number(number), Number(time)]
   if (kind === undefined || !Number.isSafeInteger(token) || !(registeredMs <= MAX_TIME_MS)) return undefined

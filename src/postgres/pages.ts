@@ -1,7 +1,6 @@
 /** What a refresh reads: the changes since a position, or all members, in pages that one statement can carry. */
 import { type Kysely, type RawBuilder, sql } from 'kysely'
-import type { Change } from '../api/change.js'
-import type { ChangesReading, MembersReading, Position } from '../engine/store.js'
+import type { ChangesReading, MemberChange, MembersReading, Position } from '../engine/store.js'
 import { memberColumns, page, PAGE_ROWS } from './fragments.js'
 import { type HeadRow, historyOf, memberOf, type MemberRow, one, sightingOf } from './rows.js'
 import { checkSchemaVersion } from './schema/version.js'
@@ -12,7 +11,7 @@ interface ChangeRow {
   stamp_then: string | null
   reached: string | null
   reached_stamp: string
-  kind: Change['kind']
+  kind: MemberChange['kind']
 }
 
 interface MembersRow {

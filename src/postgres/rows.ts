@@ -2,11 +2,11 @@
  * What the rows of an answer mean. All values come as PostgreSQL writes them: applications change pg's parsers for
  * the whole process.
  */
-import type { Change } from '../api/change.js'
 import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
 import {
   type Delta,
+  type MemberChange,
   type Position,
   positionOf,
   type Reading,
@@ -53,7 +53,7 @@ export function sightingOf(head: HeadRow | undefined): Sighting {
 }
 
 /** `changes`: all that happened, in order, if the answer has a previous stamp. */
-export function deltaOf(row: DeltaRow | undefined, changes: readonly Change[]): Delta {
+export function deltaOf(row: DeltaRow | undefined, changes: readonly MemberChange[]): Delta {
   const revision = Number(row?.revision ?? 0)
   const before = row?.previous_stamp ?? undefined
   const to = positionOf(revision, row?.stamp ?? '')
