@@ -1,5 +1,6 @@
 /** The newest of a series of values, for any number of watchers, none of which can make anyone wait. */
 import type { WaitOptions } from '../api/wait-options.js'
+import { iteratorOf, Steps } from './steps.js'
 import { onAbort } from './waiting.js'
 
 export class Latest<T> {
@@ -35,7 +36,7 @@ export class Latest<T> {
    */
   watch(options: WaitOptions, onSubscribe: () => void): AsyncIterableIterator<T> {
     const watcher = new Watcher(this.#same, options.signal, () => this.#watchers.delete(watcher))
-    return {
+    return iteratorOf({
       next: () => {
         if (this.#ended) watcher.end()
         if (watcher.subscribe()) {
@@ -45,31 +46,16 @@ export class Latest<T> {
         }
         return watcher.next()
       },
-      return: () => {
-        watcher.end()
-        return Promise.resolve({ done: true, value: undefined })
-      },
-      throw: (error) => {
-        watcher.end()
-        return Promise.reject(error instanceof Error ? error : new Error(String(error)))
-      },
-      [Symbol.asyncIterator]() {
-        return this
-      },
-    }
+      end: () => watcher.end(),
+    })
   }
-}
-
-interface Step<T> {
-  readonly resolve: (result: IteratorResult<T, undefined>) => void
-  readonly reject: (error: Error) => void
 }
 
 class Watcher<T> {
   readonly #same: (a: T, b: T) => boolean
   readonly #signal: AbortSignal | undefined
   readonly #onEnd: () => void
-  readonly #steps: Step<T>[] = []
+  readonly #steps = new Steps<T>()
   #stopListening: () => void = () => undefined
   #seen: { readonly value: T } | undefined
   #unseen: { readonly value: T } | undefined
@@ -91,11 +77,9 @@ class Watcher<T> {
   }
 
   next(): Promise<IteratorResult<T, undefined>> {
-    if (this.#ended) return Promise.resolve({ done: true, value: undefined })
-    return new Promise((resolve, reject) => {
-      this.#steps.push({ resolve, reject })
-      this.#deliver()
-    })
+    const step = this.#steps.next()
+    this.#deliver()
+    return step
   }
 
   offer(value: T): void {
@@ -104,11 +88,7 @@ class Watcher<T> {
   }
 
   fail(error: Error): void {
-    if (this.#seen !== undefined) return
-    const step = this.#steps.shift()
-    if (step === undefined) return
-    step.reject(error)
-    this.end()
+    if (this.#seen === undefined && this.#steps.fail(error)) this.end()
   }
 
   end(): void {
@@ -117,15 +97,15 @@ class Watcher<T> {
     this.#unseen = this.#seen = undefined
     this.#stopListening()
     this.#onEnd()
-    for (const step of this.#steps.splice(0)) step.resolve({ done: true, value: undefined })
+    this.#steps.end()
   }
 
   #deliver(): void {
-    if (this.#unseen === undefined || this.#steps.length === 0) return
+    if (this.#unseen === undefined || this.#steps.waiting === 0) return
     const { value } = this.#unseen
     this.#unseen = undefined
     if (this.#seen !== undefined && this.#same(this.#seen.value, value)) return
     this.#seen = { value }
-    this.#steps.shift()?.resolve({ done: false, value })
+    this.#steps.give(value)
   }
 }
