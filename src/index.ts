@@ -5,7 +5,9 @@
  *
  * @module pg-membership
  */
+export type { Change } from './api/change.js'
 export type { Cluster } from './api/cluster.js'
+export type { Cursor } from './api/cursor.js'
 export type {
   Activity,
   DiagnosticsMessages,
@@ -19,6 +21,7 @@ export type {
 export {
   AbortedError,
   ClosedError,
+  CompactedError,
   ConnectionError,
   DeregisteredError,
   MembershipError,
@@ -35,6 +38,7 @@ export type { Reader } from './api/reader.js'
 export type { Snapshot } from './api/snapshot.js'
 export type { Status } from './api/status.js'
 export type { WaitOptions } from './api/wait-options.js'
+export { diffMembers } from './engine/diff.js'
 export { PostgresCluster, type PostgresClusterOptions } from './postgres/cluster.js'
 export type { Connection, ConnectionConfig, Connections } from './postgres/options.js'
 export { migrate, type MigrateOptions } from './postgres/schema/migrate.js'

@@ -30,7 +30,7 @@ class Ledger {
   }
 
   get cached(): Cached {
-    return { position: this.head, snapshot: snapshotOf(this.head.revision, this.#inOrder()) }
+    return { position: this.head, snapshot: snapshotOf(this.head, this.#inOrder()) }
   }
 
   /** One transaction: each id joins, changes, or leaves, or leaves and joins again. */
@@ -232,7 +232,7 @@ test('promise 2: what fits nothing in the snapshot makes everything be read, onc
     ['c', 'toggle'],
   ])
   const { position } = ledger.cached
-  const wrong = { position, snapshot: snapshotOf(position.revision, []) }
+  const wrong = { position, snapshot: snapshotOf(position, []) }
   ledger.change([['b', 'toggle']])
   const outcome = await outcomeOf(new Refresh(ledger, wrong))
   expect(outcome).toMatchObject({ kind: 'all', misfit: true, otherHistory: false, position: ledger.head })

@@ -3,7 +3,9 @@ import { expect, test } from 'vitest'
 import type { Member } from '../src/api/member.js'
 import type { Snapshot } from '../src/api/snapshot.js'
 import { sameMembers, snapshotAfter, snapshotOf } from '../src/engine/snapshot.js'
-import type { MemberChange } from '../src/engine/store.js'
+import type { MemberChange, Position } from '../src/engine/store.js'
+
+const at = (revision: number): Position => ({ revision, stamp: `stamp ${String(revision)}` })
 
 const member = (id: string, token: number, data = ''): Member => ({
   id,
@@ -13,7 +15,7 @@ const member = (id: string, token: number, data = ''): Member => ({
 })
 
 function after(previous: Snapshot, revision: number, changes: readonly MemberChange[]): Snapshot {
-  const snapshot = snapshotAfter(previous, revision, changes)
+  const snapshot = snapshotAfter(previous, at(revision), changes)
   if (snapshot === undefined) throw new Error('a change fits nothing')
   return snapshot
 }
@@ -24,7 +26,7 @@ test('promise 2: applying the changes gives what reading everything gives', () =
   fc.assert(
     fc.property(steps, fc.nat(3), (steps, chunk) => {
       const table = new Map<string, Member>()
-      let snapshot: Snapshot = snapshotOf(0, [])
+      let snapshot: Snapshot = snapshotOf(at(0), [])
       let revision = 0
       let changes: MemberChange[] = []
       for (const [id, action] of steps) {
@@ -49,7 +51,7 @@ test('promise 2: applying the changes gives what reading everything gives', () =
       const all = [...table.values()].sort((a, b) => a.token - b.token)
       expect(snapshot.members).toEqual(all)
       expect(snapshot.revision).toBe(revision)
-      expect(snapshotOf(revision, all, snapshot).members.every((m, n) => m === snapshot.members[n])).toBe(
+      expect(snapshotOf(at(revision), all, snapshot).members.every((m, n) => m === snapshot.members[n])).toBe(
         true,
       )
     }),
@@ -81,15 +83,15 @@ test.each<[string, MemberChange[]]>([
     ],
   ],
 ])('promise 2: a change that fits nothing makes no snapshot: %s', (_what, changes) => {
-  const before = snapshotOf(7, [member('a', 2), member('b', 5), member('c', 7)])
-  expect(snapshotAfter(before, 9, changes)).toBeUndefined()
+  const before = snapshotOf(at(7), [member('a', 2), member('b', 5), member('c', 7)])
+  expect(snapshotAfter(before, at(9), changes)).toBeUndefined()
   const fitting: MemberChange = { kind: 'joined', member: member('d', 8) }
-  expect(snapshotAfter(before, 10, [fitting, ...changes])).toBeUndefined()
+  expect(snapshotAfter(before, at(10), [fitting, ...changes])).toBeUndefined()
   expect(after(before, 8, [fitting]).members).toHaveLength(4)
 })
 
 test('contract: somebody who left may join again, and leave, in one delta', () => {
-  const before = snapshotOf(1, [member('a', 1)])
+  const before = snapshotOf(at(1), [member('a', 1)])
   const again = after(before, 5, [
     { kind: 'left', member: member('a', 1) },
     { kind: 'joined', member: member('a', 3) },
@@ -100,7 +102,7 @@ test('contract: somebody who left may join again, and leave, in one delta', () =
 })
 
 test('contract: snapshots, their lists and their members are frozen', () => {
-  const snapshot = after(snapshotOf(1, [member('a', 1)]), 2, [{ kind: 'joined', member: member('b', 2) }])
+  const snapshot = after(snapshotOf(at(1), [member('a', 1)]), 2, [{ kind: 'joined', member: member('b', 2) }])
   expect([snapshot, snapshot.members, ...snapshot.members].every(Object.isFrozen)).toBe(true)
   expect(snapshot.get('b')).toBe(snapshot.members[1])
   expect(snapshot.get('c')).toBeUndefined()

@@ -3,7 +3,7 @@ import type { ClosedError, DeregisteredError, MembershipLostError } from './erro
 import type { Status } from './status.js'
 
 /** What goes on in the background, and may fail. */
-export type Activity = 'deregister' | 'heartbeat' | 'listen' | 'refresh' | 'sweep' | 'write'
+export type Activity = 'deregister' | 'feed' | 'heartbeat' | 'listen' | 'refresh' | 'sweep' | 'write'
 
 interface OfCluster {
   /** The cluster's name. */

@@ -5,7 +5,8 @@ export type LossReason = 'unreachable' | 'expired' | 'crashed' | 'removed' | 'su
 /** The base of all errors of this library, but for the TypeError and RangeError of bad arguments: `data`, and the client of `fence`. */
 export class MembershipError extends Error {
   /** Stable, for programs. */
-  declare readonly code: 'CLOSED' | 'LOST' | 'DEREGISTERED' | 'ABORTED' | 'SCHEMA' | 'OPTION' | 'CONNECTION'
+  declare readonly code:
+    'CLOSED' | 'LOST' | 'DEREGISTERED' | 'ABORTED' | 'SCHEMA' | 'OPTION' | 'CONNECTION' | 'COMPACTED'
 }
 
 /** The cluster is closed: make a new one. */
@@ -51,6 +52,11 @@ export class SchemaError extends MembershipError {
   override readonly code = 'SCHEMA'
 }
 
+/** What follows a cursor is not there any more, or never was: take a fresh snapshot, and go on from its cursor. */
+export class CompactedError extends MembershipError {
+  override readonly code = 'COMPACTED'
+}
+
 /** An option was refused: the message names option, value and range. */
 export class OptionError extends MembershipError {
   override readonly code = 'OPTION'
@@ -69,6 +75,7 @@ for (const [type, name] of [
   // What Node's own APIs call it: programs look for this name.
   [AbortedError, 'AbortError'],
   [SchemaError, 'SchemaError'],
+  [CompactedError, 'CompactedError'],
   [OptionError, 'OptionError'],
   [ConnectionError, 'ConnectionError'],
 ] as const) {

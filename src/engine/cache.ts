@@ -84,7 +84,7 @@ export class Cache {
       const { snapshot, position }: Cached = this.#cached
       const delta = this.#early.next(position)
       if (delta === undefined) break
-      const after = snapshotAfter(snapshot, delta.to.revision, delta.changes)
+      const after = snapshotAfter(snapshot, delta.to, delta.changes)
       if (after === undefined) {
         this.#options.onMisfit()
         break

@@ -1,6 +1,8 @@
 /** A cluster on any store: wires the parts, and closes them in order. */
+import type { Change } from '../api/change.js'
 import type { Cluster } from '../api/cluster.js'
-import { ClosedError } from '../api/errors.js'
+import type { Cursor } from '../api/cursor.js'
+import { ClosedError, type MembershipError } from '../api/errors.js'
 import type { Member } from '../api/member.js'
 import type { Membership, MembershipOptions } from '../api/membership.js'
 import type { Snapshot } from '../api/snapshot.js'
@@ -8,6 +10,8 @@ import type { Status } from '../api/status.js'
 import type { WaitOptions } from '../api/wait-options.js'
 import { monotonicMs } from '../kit/clock.js'
 import { within } from '../kit/waiting.js'
+import { positionAt } from './cursor.js'
+import { Feeds } from './feed.js'
 import { storableData } from './membership/data.js'
 import { ClusterMembership } from './membership/membership.js'
 import { Registrations } from './membership/registrations.js'
@@ -53,6 +57,7 @@ export class ClusterCore implements Cluster {
   readonly name: string
   readonly #options: CoreOptions
   readonly #reader: CachedReader
+  readonly #feeds: Feeds
   readonly #registrations: Registrations
   readonly #sweeper: Sweeper
   #disconnect: (() => void) | undefined
@@ -74,9 +79,10 @@ export class ClusterCore implements Cluster {
       onSurprise,
       onSweepOverdue: () => this.#sweeper.sweepNow(),
       onSnapshot: (news) => this.#changed(news),
-      onRefused: (error) => this.#registrations.refused(error),
+      onRefused: (error) => this.#refused(error),
       onUse: () => this.#start(),
     })
+    this.#feeds = new Feeds({ store, report, onWait: () => this.#reader.load() })
     this.#registrations = new Registrations({
       store,
       reader: this.#reader,
@@ -117,6 +123,12 @@ export class ClusterCore implements Cluster {
     return this.#reader.watchMembers(options)
   }
 
+  watchChanges(options: WaitOptions & { readonly since?: Cursor } = {}): AsyncIterableIterator<Change> {
+    checkOptions('watchChanges', options, ['signal', 'since'])
+    checkWaitOptions(options)
+    return this.#feeds.watch(options, options.since === undefined ? undefined : positionAt(options.since))
+  }
+
   close(): Promise<void> {
     return (this.#closing ??= this.#close())
   }
@@ -135,9 +147,10 @@ export class ClusterCore implements Cluster {
     const swept = this.#sweeper.stop()
     await this.#registrations.close(leftMs())
     const read = this.#reader.close()
+    const fed = this.#feeds.end()
     await this.#options.disconnect(leftMs())
     // Where others go on using the connections, what is under way may wait for its turn on them.
-    await within(leftMs(), Promise.all([swept, read]), 'closing').catch(() => undefined)
+    await within(leftMs(), Promise.all([swept, read, fed]), 'closing').catch(() => undefined)
   }
 
   #start(): void {
@@ -153,10 +166,12 @@ export class ClusterCore implements Cluster {
       reconnect: () => {
         this.#registrations.recover()
         this.#reader.recover()
+        this.#feeds.retry()
       },
       retry: () => {
         this.#registrations.retry()
         this.#reader.retry()
+        this.#feeds.retry()
         this.#sweeper.retry()
       },
       patienceMs: () => this.#registrations.patienceMs,
@@ -165,8 +180,16 @@ export class ClusterCore implements Cluster {
 
   #changed(news: News): void {
     this.#status.note({ loaded: true })
+    const { position } = this.#reader
+    if (position !== undefined) this.#feeds.moved(position, news.anew)
     this.#registrations.reconcile(news)
     this.#sweeper.follow()
+  }
+
+  #refused(error: MembershipError): void {
+    this.#registrations.refused(error)
+    // What is not followed wakes nobody.
+    if (this.snapshot === undefined) this.#feeds.fail(error)
   }
 
   #othersAreMembers(): boolean {

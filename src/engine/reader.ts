@@ -102,6 +102,10 @@ export class CachedReader {
     return this.#cached?.snapshot
   }
 
+  get position(): Position | undefined {
+    return this.#cached?.position
+  }
+
   get ageMs(): number | undefined {
     return this.#confirmedMs === undefined ? undefined : monotonicMs() - this.#confirmedMs
   }
@@ -113,10 +117,13 @@ export class CachedReader {
   }
 
   watchMembers(options: WaitOptions = {}): AsyncIterableIterator<readonly Member[]> {
-    return this.#latest.watch(options, () => {
-      this.#options.onUse()
-      if (this.#cached === undefined) this.#loop.wakeNow()
-    })
+    return this.#latest.watch(options, () => this.load())
+  }
+
+  /** The snapshot is to be there, and to follow the database from then on. */
+  load(): void {
+    this.#options.onUse()
+    if (this.#cached === undefined) this.#loop.wakeNow()
   }
 
   /** After a refresh that began after this call, whatever it showed. Keeps trying while the database is away. */

@@ -108,7 +108,7 @@ export class Refresh {
     if (answer.history === 'other') this.#otherHistory = true
     if (samePosition(stage.position, target)) return { kind: 'same' }
     const bytes = stage.bytes + sizeOf(changes.map(({ member }) => member))
-    const snapshot = changes.length > 0 ? snapshotAfter(stage.snapshot, reached.revision, changes) : undefined
+    const snapshot = changes.length > 0 ? snapshotAfter(stage.snapshot, reached, changes) : undefined
     this.#misfit = changes.length > 0 && snapshot === undefined
     if (snapshot !== undefined && samePosition(reached, target))
       return this.#done('changes', snapshot, target)
@@ -143,7 +143,7 @@ export class Refresh {
     const first = stage.first ?? last
     if (!answer.complete) this.#stage = { reading: 'members', members, first, last }
     else if (samePosition(first, last))
-      return this.#done('all', snapshotOf(last.revision, members, before?.snapshot), last)
+      return this.#done('all', snapshotOf(last, members, before?.snapshot), last)
     else this.#stage = { reading: 'the rest', members, position: first, target: last }
     return undefined
   }
@@ -156,7 +156,7 @@ export class Refresh {
     const done = samePosition(reached, target)
     if (changes.length === 0 || (reached.revision >= target.revision && !done)) this.#startOver()
     catchUp(members, changes)
-    if (done) return this.#done('all', snapshotOf(target.revision, members, this.#cached?.snapshot), target)
+    if (done) return this.#done('all', snapshotOf(target, members, this.#cached?.snapshot), target)
     this.#stage = { reading: 'the rest', members, position: reached, target }
     return undefined
   }

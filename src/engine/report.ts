@@ -44,6 +44,11 @@ export class Report {
     if (this.#troubles.delete(doing)) this.log('debug', { doing }, `${doing} works again`)
   }
 
+  /** Nobody does it any more, whether or not it has succeeded. */
+  givenUp(doing: Activity): void {
+    this.#troubles.delete(doing)
+  }
+
   /** Not said in the last minute. */
   #isNews(message: string): boolean {
     if (monotonicMs() < (this.#warnedMs.get(message) ?? -Infinity) + REPEAT_AFTER_MS) return false

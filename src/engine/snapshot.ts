@@ -1,15 +1,19 @@
 /** Immutable snapshots of a cluster, and how one follows from another. */
+import type { Cursor } from '../api/cursor.js'
 import type { Member } from '../api/member.js'
 import type { Snapshot } from '../api/snapshot.js'
-import type { MemberChange } from './store.js'
+import { cursorOf } from './cursor.js'
+import type { MemberChange, Position } from './store.js'
 
 class FrozenSnapshot implements Snapshot {
   readonly revision: number
+  readonly cursor: Cursor
   readonly members: readonly Member[]
   #byId: ReadonlyMap<string, Member> | undefined
 
-  constructor(revision: number, members: readonly Member[]) {
-    this.revision = revision
+  constructor(position: Position, members: readonly Member[]) {
+    this.revision = position.revision
+    this.cursor = cursorOf(position)
     this.members = Object.freeze(members)
     Object.freeze(this)
   }
@@ -22,9 +26,9 @@ class FrozenSnapshot implements Snapshot {
 }
 
 /** Of members in token order; those that did not change keep their identity. */
-export function snapshotOf(revision: number, members: readonly Member[], previous?: Snapshot): Snapshot {
+export function snapshotOf(position: Position, members: readonly Member[], previous?: Snapshot): Snapshot {
   return new FrozenSnapshot(
-    revision,
+    position,
     members.map((member) => keptMember(member, previous)),
   )
 }
@@ -42,13 +46,13 @@ export function keptMember(member: Member, previous: Snapshot | undefined): Memb
  */
 export function snapshotAfter(
   previous: Snapshot,
-  revision: number,
+  position: Position,
   changes: readonly MemberChange[],
 ): Snapshot | undefined {
   const members = previous.members.slice()
   const ids = changes.some(({ kind }) => kind === 'joined') ? new Set(members.map(({ id }) => id)) : undefined
   for (const { kind, member } of changes) {
-    const at = positionOf(members, member.token)
+    const at = indexOf(members, member.token)
     const present = members[at]?.token === member.token ? members[at] : undefined
     if (kind === 'joined') {
       if (present !== undefined || ids?.has(member.id) === true) return undefined
@@ -62,7 +66,7 @@ export function snapshotAfter(
       } else members[at] = freezeMember(member)
     }
   }
-  return new FrozenSnapshot(revision, members)
+  return new FrozenSnapshot(position, members)
 }
 
 /**
@@ -71,7 +75,7 @@ export function snapshotAfter(
  */
 export function catchUp(members: Member[], changes: readonly MemberChange[]): void {
   for (const { kind, member } of changes) {
-    const at = positionOf(members, member.token)
+    const at = indexOf(members, member.token)
     const found = members[at]?.token === member.token
     if (kind === 'left') members.splice(at, found ? 1 : 0)
     else members.splice(at, found ? 1 : 0, freezeMember(member))
@@ -91,7 +95,7 @@ export function sameMembers(a: readonly Member[], b: readonly Member[]): boolean
 }
 
 /** The index of the first member with this token or a higher one. */
-function positionOf(members: readonly Member[], token: number): number {
+function indexOf(members: readonly Member[], token: number): number {
   let low = 0
   let high = members.length
   while (low < high) {
@@ -106,6 +110,6 @@ function freezeMember({ id, data, token, registeredAt }: Member): Member {
   return Object.freeze({ id, data, token, registeredAt })
 }
 
-function sameMember(a: Member, b: Member): boolean {
+export function sameMember(a: Member, b: Member): boolean {
   return a.id === b.id && a.token === b.token && a.data === b.data && a.registeredAt === b.registeredAt
 }

@@ -1,4 +1,5 @@
 /** What a cluster asks of whatever holds its members: the one thing PostgreSQL and memory differ in. */
+import type { Change } from '../api/change.js'
 import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
 import type { QueryClient } from '../api/query-client.js'
@@ -72,11 +73,29 @@ export interface MembersReading extends Reading {
   readonly recovering: boolean
 }
 
+/** What one statement reads of the log, for those who want to know each change: bounded as a page of changes is. */
+export interface LogReading {
+  /** Where the cluster is. */
+  readonly head: Position
+  /** Whether all that follows the position that was asked about is there, in the history that it is of. */
+  readonly follows: 'all' | 'trimmed' | 'replaced'
+  /** The first of it, at least one if there is any; none unless it follows. Frozen. */
+  readonly changes: readonly Change[]
+  /** The position after them. */
+  readonly reached: Position
+}
+
 export interface Heartbeat extends Sighting {
   /** Ids whose rows somebody holds locked: renewed, unless they were about to be removed. */
   readonly locked: readonly string[]
   /** Registrations that are gone, and why. */
   readonly missing: ReadonlyMap<string, LossReason>
+}
+
+/** What the log says of a registration that its owner did not give up. */
+export function lossOf(reason: string): LossReason {
+  // Somebody else called deregister(): for the owner, that is a removal.
+  return reason === 'deregistered' ? 'removed' : (reason as LossReason)
 }
 
 export interface Sweep {
@@ -113,6 +132,8 @@ export interface Store {
   readChanges(since: Position, upTo?: number): Promise<ChangesReading>
   /** The members whose tokens are above `after`. */
   readMembers(after: number, since?: Position): Promise<MembersReading>
+  /** What the log has after a position; without one, only where the cluster is. */
+  readLog(after?: Position): Promise<LogReading>
   heartbeat(registrations: readonly Registration[]): Promise<Heartbeat>
   /** A retry finds its own row. */
   register(

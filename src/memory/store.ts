@@ -6,6 +6,7 @@ import {
   type Delta,
   type Departure,
   type Heartbeat,
+  type LogReading,
   type MembersReading,
   type Position,
   type Registered,
@@ -47,6 +48,11 @@ export class MemoryStore implements Store {
     return this.#table.readMembers(after)
   }
 
+  async readLog(after?: Position): Promise<LogReading> {
+    await this.#cord.pull()
+    return this.#table.readLog(after)
+  }
+
   async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
     await this.#cord.pull()
     const missing = registrations.filter((registration) => this.#table.find(registration) === undefined)
@@ -74,7 +80,7 @@ export class MemoryStore implements Store {
   async deregister(registrations: readonly Registration[]): Promise<Departure> {
     await this.#cord.pull()
     for (const { id, token } of registrations) {
-      this.#table.remove((member) => member.id === id && member.token === token, undefined)
+      this.#table.remove((member) => member.id === id && member.token === token, 'deregistered')
     }
     return { pending: [], obstacles: [], delta: this.#untold() }
   }

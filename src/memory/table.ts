@@ -1,24 +1,27 @@
 import { randomUUID } from 'node:crypto'
+import type { Change } from '../api/change.js'
 import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
-import type {
-  ChangesReading,
-  MemberChange,
-  MembersReading,
-  Position,
-  Registration,
-  Sighting,
+import { cursorOf } from '../engine/cursor.js'
+import {
+  type ChangesReading,
+  type LogReading,
+  lossOf,
+  type MembersReading,
+  type Position,
+  type Registration,
+  samePosition,
+  type Sighting,
 } from '../engine/store.js'
+
+/** As many as one statement reads of a log in a database. */
+const PAGE_CHANGES = 2_000
 
 /** One cluster's rows and log. */
 export class Table {
   readonly members = new Map<string, Member>()
   readonly hints = new Set<() => void>()
-  readonly #log: {
-    readonly position: Position
-    readonly change: MemberChange
-    readonly reason: LossReason | undefined
-  }[] = []
+  readonly #log: { readonly position: Position; readonly change: Change }[] = []
   #lastToken = 0
 
   get sighting(): Sighting {
@@ -35,6 +38,20 @@ export class Table {
     }
   }
 
+  readLog(after?: Position): LogReading {
+    const { revision, stamp } = this.sighting
+    const head = { revision, stamp }
+    const then = after === undefined ? head : this.#positionAt(after.revision)
+    const isSame = after === undefined || (then !== undefined && samePosition(then, after))
+    const read = isSame ? this.#log.slice(after?.revision ?? revision).slice(0, PAGE_CHANGES) : []
+    return {
+      head,
+      follows: isSame ? 'all' : 'replaced',
+      changes: read.map(({ change }) => change),
+      reached: read.at(-1)?.position ?? after ?? head,
+    }
+  }
+
   readMembers(after: number): MembersReading {
     const members = [...this.members.values()].filter(({ token }) => token > after)
     members.sort((a, b) => a.token - b.token)
@@ -47,24 +64,24 @@ export class Table {
     this.remove((member) => member.id === id, 'superseded')
     const token = Math.max(this.sighting.revision + 1, this.#lastToken + 1, floor + 1)
     this.#lastToken = token
-    const member = { id, data, token, registeredAt: new Date().toISOString() }
+    const member = Object.freeze({ id, data, token, registeredAt: new Date().toISOString() })
     this.members.set(id, member)
-    this.#record('joined', member)
+    this.#record('joined', 'registered', member)
     return token
   }
 
   setData(registration: Registration, data: string): void {
     const present = this.find(registration)
     if (present === undefined || present.data === data) return
-    const member = { ...present, data }
+    const member = Object.freeze({ ...present, data })
     this.members.set(member.id, member)
-    this.#record('updated', member)
+    this.#record('updated', 'data', member)
   }
 
-  remove(which: (member: Member) => boolean, reason: LossReason | undefined): void {
+  remove(which: (member: Member) => boolean, reason: Change['reason']): void {
     for (const member of [...this.members.values()].filter(which)) {
       this.members.delete(member.id)
-      this.#record('left', member, reason)
+      this.#record('left', reason, member)
     }
   }
 
@@ -77,12 +94,19 @@ export class Table {
     const event = this.#log.findLast(
       ({ change: { kind, member } }) => kind === 'left' && member.id === id && member.token === token,
     )
-    return event?.reason ?? 'removed'
+    return lossOf(event?.change.reason ?? 'removed')
   }
 
-  #record(kind: MemberChange['kind'], member: Member, reason?: LossReason): void {
+  #positionAt(revision: number): Position | undefined {
+    return revision === 0 ? { revision, stamp: '' } : this.#log[revision - 1]?.position
+  }
+
+  #record(kind: Change['kind'], reason: Change['reason'], member: Member): void {
     const position = { revision: this.sighting.revision + 1, stamp: randomUUID() }
-    this.#log.push({ position, change: { kind, member }, reason })
+    const { revision } = position
+    const at = kind === 'joined' ? member.registeredAt : new Date().toISOString()
+    const change = Object.freeze({ cursor: cursorOf(position), revision, at, kind, reason, member })
+    this.#log.push({ position, change })
     for (const hint of [...this.hints]) hint()
   }
 }

@@ -24,7 +24,11 @@ export function memberColumns(table: string): RawBuilder<unknown> {
 }
 
 export function timeColumn(registeredAt: RawBuilder<unknown>): RawBuilder<unknown> {
-  return sql`to_char(${registeredAt} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as registered_at`
+  return sql`${isoTime(registeredAt)} as registered_at`
+}
+
+export function isoTime(time: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`to_char(${time} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`
 }
 
 export function array(values: readonly unknown[], type: string): RawBuilder<unknown> {

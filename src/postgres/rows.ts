@@ -2,7 +2,6 @@
  * What the rows of an answer mean. All values come as PostgreSQL writes them: applications change pg's parsers for
  * the whole process.
  */
-import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
 import {
   type Delta,
@@ -79,10 +78,4 @@ export function memberOf({ id, token, data, registered_at }: MemberRow): Member 
     data: data === null ? '' : Buffer.from(data, 'base64').toString(),
     registeredAt: registered_at,
   }
-}
-
-/** What the log says of a registration that its owner did not give up. */
-export function lossOf(reason: string): LossReason {
-  // Somebody else called deregister(): for the owner, that is a removal.
-  return reason === 'deregistered' ? 'removed' : (reason as LossReason)
 }

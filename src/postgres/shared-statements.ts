@@ -4,12 +4,12 @@
  * same with one cluster and with hundreds.
  */
 import { Kysely, PostgresDialect, type RawBuilder, sql } from 'kysely'
-import type { Heartbeat, Registration } from '../engine/store.js'
+import { type Heartbeat, lossOf, type Registration } from '../engine/store.js'
 import { Together } from '../kit/together.js'
 import type { SharedConnections } from './connection/shared-connections.js'
 import type { SingleConnection } from './connection/single-connection.js'
 import { permanentError } from './errors.js'
-import { type HeadRow, lossOf, sightingOf, strings } from './rows.js'
+import { type HeadRow, sightingOf, strings } from './rows.js'
 
 /** In one statement. It has to fit into the bound of a query. */
 const MAX_REGISTRATIONS = 2_000

@@ -7,6 +7,7 @@ import type {
   DataSet,
   Departure,
   Heartbeat,
+  LogReading,
   MembersReading,
   Position,
   Registered,
@@ -20,6 +21,7 @@ import type { SharedConnections } from './connection/shared-connections.js'
 import { storeError } from './errors.js'
 import { array, contents, ids, timeColumn, tokens } from './fragments.js'
 import { quoteIdentifier } from './identifier.js'
+import { Log } from './log.js'
 import { Pages } from './pages.js'
 import { deltaOf, type DeltaRow, one, strings } from './rows.js'
 import { SharedStatements } from './shared-statements.js'
@@ -35,6 +37,7 @@ const SERVER_MS = sql`extract(epoch from clock_timestamp()) * 1000`
 export class PostgresStore implements Store {
   readonly #heartbeats: Kysely<unknown>
   readonly #pages: Pages
+  readonly #log: Log
   readonly #writes: Kysely<unknown>
   readonly #shared: SharedStatements
   readonly #connections: SharedConnections
@@ -50,6 +53,7 @@ export class PostgresStore implements Store {
     this.#timing = timing
     this.#heartbeats = new Kysely({ dialect: new PostgresDialect({ pool: connections.heartbeats }) })
     this.#pages = new Pages(this.#heartbeats, schema, cluster)
+    this.#log = new Log(this.#heartbeats, schema, cluster)
     this.#writes = new Kysely({ dialect: new PostgresDialect({ pool: connections.writes }) })
   }
 
@@ -82,6 +86,10 @@ export class PostgresStore implements Store {
 
   readMembers(after: number, since?: Position): Promise<MembersReading> {
     return answerOf(this.#pages.readMembers(after, since))
+  }
+
+  readLog(after?: Position): Promise<LogReading> {
+    return answerOf(this.#log.read(after))
   }
 
   heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {

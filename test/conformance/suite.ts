@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, test } from 'vitest'
 import { badInput } from './bad-input.js'
 import { closing } from './closing.js'
 import { data } from './data.js'
+import { feeding } from './feeding.js'
 import { fencing } from './fencing.js'
 import type { Harness } from './harness.js'
 import { host } from './host.js'
@@ -21,6 +22,7 @@ const parts: Readonly<Record<string, (check: Declare) => void>> = {
   registering,
   data,
   watching,
+  feeding,
   losing,
   fencing,
   closing,

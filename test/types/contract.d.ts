@@ -17,12 +17,40 @@ export interface Member {
   readonly registeredAt: string
 }
 
+/** A point in the history of one cluster: opaque, survives JSON and restarts, means nothing in another cluster. */
+export type Cursor = string
+
 /** An immutable view of a cluster at one revision. */
 export interface Snapshot {
   readonly revision: number
+  /** `watchChanges({ since: snapshot.cursor })` goes on exactly where this snapshot stands. */
+  readonly cursor: Cursor
   /** Oldest registration first (ascending token), so that members[0] is everybody's natural leader. */
   readonly members: readonly Member[]
   get(id: string): Member | undefined
+}
+
+/** One entry of a cluster's history. Frozen; survives JSON. */
+export interface Change {
+  /** Go on after this change with `watchChanges({ since: change.cursor })`. */
+  readonly cursor: Cursor
+  readonly revision: number
+  /** Server time, ISO 8601 UTC. */
+  readonly at: string
+  readonly kind: 'joined' | 'updated' | 'left'
+  readonly reason: 'registered' | 'data' | 'deregistered' | 'expired' | 'crashed' | 'removed' | 'superseded'
+  /** As it is from here on; for 'left', as it was last. */
+  readonly member: Member
+}
+
+/** What changed between two lists of members: pure, by id and token; a member that came back is both left and joined. */
+export declare function diffMembers(
+  before: readonly Member[],
+  after: readonly Member[],
+): {
+  readonly joined: readonly Member[]
+  readonly left: readonly Member[]
+  readonly updated: readonly { readonly before: Member; readonly after: Member }[]
 }
 
 // ---------------------------------------------------------------- reading
@@ -44,6 +72,13 @@ export interface Reader extends AsyncDisposable {
    * password, missing schema) reject the first step.
    */
   watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]>
+  /**
+   * Every change once, in order, none skipped: after `since`, or after the moment of the first `next()`.
+   * Reads the log as fast as the consumer asks and holds a bounded number of changes. Throws
+   * CompactedError when the log no longer has what follows `since`, or its history was replaced (a
+   * failover that lost commits): take a snapshot and go on from its cursor. Ends normally like watchMembers.
+   */
+  watchChanges(options?: WaitOptions & { readonly since?: Cursor }): AsyncIterableIterator<Change>
   /** Idempotent, bounded in time, never rejects. */
   close(): Promise<void>
 }
@@ -173,6 +208,7 @@ export declare class PostgresCluster implements Cluster {
   createMembership(options?: MembershipOptions): Membership
   getMembers(options?: WaitOptions & { readonly fresh?: boolean }): Promise<readonly Member[]>
   watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]>
+  watchChanges(options?: WaitOptions & { readonly since?: Cursor }): AsyncIterableIterator<Change>
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
 }
@@ -196,7 +232,8 @@ export declare function migrationSql(options?: {
 
 export declare class MembershipError extends Error {
   /** Stable, for programs. */
-  readonly code: 'CLOSED' | 'LOST' | 'DEREGISTERED' | 'ABORTED' | 'SCHEMA' | 'OPTION' | 'CONNECTION'
+  readonly code:
+    'CLOSED' | 'LOST' | 'DEREGISTERED' | 'ABORTED' | 'SCHEMA' | 'OPTION' | 'CONNECTION' | 'COMPACTED'
 }
 /** The reader is closed. */
 export declare class ClosedError extends MembershipError {
@@ -218,6 +255,10 @@ export declare class AbortedError extends MembershipError {
 /** The schema is missing, older, or newer than this code can work with; the message says which command to run. */
 export declare class SchemaError extends MembershipError {
   readonly code: 'SCHEMA'
+}
+/** The history after a cursor is not there any more. */
+export declare class CompactedError extends MembershipError {
+  readonly code: 'COMPACTED'
 }
 export declare class OptionError extends MembershipError {
   readonly code: 'OPTION'
@@ -244,6 +285,7 @@ export declare class MemoryCluster implements Cluster {
   createMembership(options?: MembershipOptions): Membership
   getMembers(options?: WaitOptions & { readonly fresh?: boolean }): Promise<readonly Member[]>
   watchMembers(options?: WaitOptions): AsyncIterableIterator<readonly Member[]>
+  watchChanges(options?: WaitOptions & { readonly since?: Cursor }): AsyncIterableIterator<Change>
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
 }

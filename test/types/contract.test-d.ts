@@ -35,6 +35,7 @@ export type Values = All<
   [
     Same<keyof typeof Main, Exclude<keyof typeof Contract, MemoryNames>>,
     Same<keyof typeof Memory, MemoryNames>,
+    Same<typeof Main.diffMembers, typeof Contract.diffMembers>,
     Same<typeof Main.migrate, typeof Contract.migrate>,
     Same<typeof Main.migrationSql, typeof Contract.migrationSql>,
     SameClass<typeof Main.PostgresCluster, typeof Contract.PostgresCluster>,
@@ -44,6 +45,8 @@ export type Values = All<
 export type Interfaces = All<
   [
     Same<Main.Member, Contract.Member>,
+    Same<Main.Cursor, Contract.Cursor>,
+    Same<Main.Change, Contract.Change>,
     Same<Main.Snapshot, Contract.Snapshot>,
     Same<Main.WaitOptions, Contract.WaitOptions>,
     Same<Main.Reader, Contract.Reader>,
@@ -70,6 +73,7 @@ export type Errors = All<
     SameError<typeof Main.DeregisteredError, typeof Contract.DeregisteredError>,
     SameError<typeof Main.AbortedError, typeof Contract.AbortedError>,
     SameError<typeof Main.SchemaError, typeof Contract.SchemaError>,
+    SameError<typeof Main.CompactedError, typeof Contract.CompactedError>,
     SameError<typeof Main.OptionError, typeof Contract.OptionError>,
     SameError<typeof Main.ConnectionError, typeof Contract.ConnectionError>,
   ]

@@ -1,0 +1,117 @@
+/** What change feeds read: the log after a position, in pages that one statement can carry. */
+import { type Kysely, type RawBuilder, sql } from 'kysely'
+import type { Change } from '../api/change.js'
+import { cursorOf } from '../engine/cursor.js'
+import { type LogReading, type Position, positionOf, samePosition } from '../engine/store.js'
+import { isoTime, memberColumns, page, PAGE_ROWS } from './fragments.js'
+import { memberOf, type MemberRow, one } from './rows.js'
+
+interface LogRow extends MemberRow {
+  head: string | null
+  head_stamp: string | null
+  previous_stamp: string | null
+  recovering: 't' | 'f'
+  stamp_then: string | null
+  revision: string | null
+  stamp: string
+  at: string
+  kind: Change['kind']
+  reason: Change['reason']
+}
+
+export class Log {
+  readonly #db: Kysely<unknown>
+  readonly #schema: string
+  readonly #cluster: string
+
+  constructor(db: Kysely<unknown>, schema: string, cluster: string) {
+    this.#db = db
+    this.#schema = schema
+    this.#cluster = cluster
+  }
+
+  async read(after?: Position): Promise<LogReading> {
+    const { rows } = await sql<LogRow>`
+      -- feed
+      select c.revision as head, c.stamp as head_stamp, c.previous_stamp, pg_is_in_recovery() as recovering,
+        (
+          select seen.stamp from ${this.#name('events')} seen
+          where seen.cluster = ${this.#cluster} and seen.revision = ${after?.revision ?? null}
+        ) as stamp_then,
+        e.revision, e.stamp, ${isoTime(sql.ref('e.at'))} as at, e.kind, e.reason,
+        e.member as id, e.token, ${memberColumns('e')}
+      from (select) one
+      left join ${this.#name('clusters')} c on c.name = ${this.#cluster}
+      left join ${page(this.#eventsAfter(after), 'revision')} e on true
+      order by e.revision`.execute(this.#db)
+    const row = one(rows)
+    const head = positionOf(Number(row.head ?? 0), row.head_stamp ?? '')
+    if (after === undefined) return { head, follows: 'all', changes: [], reached: head }
+    if (head.revision < after.revision && row.recovering === 't') {
+      throw new Error('The database is a standby that lags behind')
+    }
+    const events = rows.filter(({ revision }) => revision !== null)
+    const follows = followsOf(after, head, row, events)
+    const last = follows === 'all' ? events.at(-1) : undefined
+    return {
+      head,
+      follows,
+      changes: follows === 'all' ? events.map(changeOf) : [],
+      reached: last === undefined ? after : positionOf(Number(last.revision), last.stamp),
+    }
+  }
+
+  /**
+   * With data for those who left, too: what their last event before it says. It is searched by the index of the
+   * member's events alone: the planner has not seen how long the log is, and would read the index of a whole cluster
+   * for each of them, if it could compare the cluster with it. Hence the row comparison, and the `|| ''`.
+   */
+  #eventsAfter(after: Position | undefined): RawBuilder<unknown> {
+    const events = this.#name('events')
+    return sql`
+      select l.revision, l.stamp, l.at, l.kind, l.reason, l.member, l.token, l.registered_at,
+        case when l.kind <> 'left' then l.data else (
+          select last.data from ${events} last
+          where last.member = l.member and (last.member, last.at) <= (l.member, l.at) and last.token = l.token
+            and last.cluster || '' = l.cluster and last.kind <> 'left'
+          order by last.member desc, last.at desc, last.revision desc limit 1
+        ) end as data
+      from ${events} l
+      where l.cluster = ${this.#cluster} and l.revision > ${after?.revision ?? null}
+      order by l.revision limit ${PAGE_ROWS}`
+  }
+
+  #name(name: string): RawBuilder<unknown> {
+    return sql.id(this.#schema, name)
+  }
+}
+
+/**
+ * Trimming leaves holes, and may have taken the event at the position itself. Its stamp is then that of the change
+ * before the last one, or nobody knows whether what follows is of the same history.
+ */
+function followsOf(
+  after: Position,
+  head: Position,
+  { stamp_then, previous_stamp }: LogRow,
+  events: readonly LogRow[],
+): LogReading['follows'] {
+  if (samePosition(after, head)) return 'all'
+  if (head.revision <= after.revision) return 'replaced'
+  const then = after.revision === 0 ? '' : (stamp_then ?? previous_stamp)
+  if (then !== after.stamp) return stamp_then === null ? 'trimmed' : 'replaced'
+  const isWhole = events.every(({ revision }, n) => Number(revision) === after.revision + n + 1)
+  return isWhole && events.length > 0 ? 'all' : 'trimmed'
+}
+
+function changeOf(row: LogRow): Change {
+  const position = positionOf(Number(row.revision), row.stamp)
+  return Object.freeze({
+    cursor: cursorOf(position),
+    revision: position.revision,
+    at: row.at,
+    kind: row.kind,
+    reason: row.reason,
+    member: Object.freeze(memberOf(row)),
+  })
+}
