@@ -1,7 +1,7 @@
 import type { Logger } from 'pg-membership'
 import { expect, test } from 'vitest'
-import { type AdminClient, freshSchema, uniqueName } from '../support/database.js'
-import { tableOf, typeMembers } from '../support/event-log.js'
+import { freshSchema, uniqueName } from '../support/database.js'
+import { loseCommits, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { until } from '../support/until.js'
 
@@ -19,27 +19,6 @@ function listeningLogger(): Logger & { readonly said: Said[] } {
   return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error'), said }
 }
 
-/** As a standby that was promoted without the last commits: everything after this revision never was. */
-async function loseCommits(admin: AdminClient, name: string, revision: number): Promise<void> {
-  await admin.query('begin')
-  // Replication does not fire triggers either.
-  await admin.query('set local session_replication_role = replica')
-  const lost = [name, revision]
-  await admin.query(
-    `delete from ${schema}.members m using ${schema}.events e
-     where e.cluster = $1 and e.revision > $2 and e.kind = 'joined' and (m.id, m.token) = (e.member, e.token)`,
-    lost,
-  )
-  await admin.query(`delete from ${schema}.events where cluster = $1 and revision > $2`, lost)
-  await admin.query(
-    `update ${schema}.clusters c set revision = $2, stamp = e.stamp,
-       last_token = (select max(token) from ${schema}.events where cluster = $1)
-     from ${schema}.events e where c.name = $1 and e.cluster = $1 and e.revision = $2`,
-    lost,
-  )
-  await admin.query('commit')
-}
-
 test('promise 3: a reader follows when the database has lost commits, and reports it as an error', async () => {
   const admin = await openAdmin()
   const name = uniqueName()
@@ -52,7 +31,7 @@ test('promise 3: a reader follows when the database has lost commits, and report
     for await (const members of cluster.watchMembers()) yielded.push(members.map(({ data }) => data).join())
   }
   const watching = watch()
-  await loseCommits(admin, name, 2)
+  await loseCommits(admin, schema, name, 2)
   await until(() => cluster.snapshot?.revision === 2, { message: 'the reader goes back' })
   expect(cluster.snapshot).toMatchObject(await tableOf(admin, schema, name))
   expect(logger.said.filter(({ level }) => level === 'error')).toHaveLength(1)
@@ -74,7 +53,7 @@ test('promise 3: another history of equal length is told apart, and reported', a
   const cluster = openCluster({ schema, name, logger, connection: proxy.throughIt, pollMs: 200 })
   await cluster.getMembers()
   await proxy.cut()
-  await loseCommits(admin, name, 2)
+  await loseCommits(admin, schema, name, 2)
   await typeMembers(admin, schema, name, ['another three'])
   await proxy.restore()
   await until(() => cluster.snapshot?.members[2]?.data === 'another three', {
@@ -93,7 +72,7 @@ test('promises 2 and 3: another history that has grown longer is told apart, and
   const cluster = openCluster({ schema, name, logger, connection: proxy.throughIt, pollMs: 200 })
   await cluster.getMembers()
   await proxy.cut()
-  await loseCommits(admin, name, 1)
+  await loseCommits(admin, schema, name, 1)
   await typeMembers(admin, schema, name, ['2', '3', '4', '5'])
   await proxy.restore()
   await until(() => cluster.snapshot?.revision === 5, { message: 'the reader converges' })
@@ -114,7 +93,7 @@ test('promise 8: a member whose registration is among the lost commits comes bac
   }
   const token = membership.lease?.token ?? 0
   await proxy.cut()
-  await loseCommits(admin, name, 1)
+  await loseCommits(admin, schema, name, 1)
   await proxy.restore()
   const back = async (): Promise<boolean> =>
     (await tableOf(admin, schema, name)).members.some(({ id }) => id === membership.id)

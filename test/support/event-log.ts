@@ -181,3 +181,29 @@ export async function typeMembers(
   }
   return ids
 }
+
+/** As a standby that was promoted without the last commits: everything after this revision never was. */
+export async function loseCommits(
+  admin: AdminClient,
+  schema: string,
+  name: string,
+  revision: number,
+): Promise<void> {
+  await admin.query('begin')
+  // Replication does not fire triggers either.
+  await admin.query('set local session_replication_role = replica')
+  const lost = [name, revision]
+  await admin.query(
+    `delete from ${schema}.members m using ${schema}.events e
+     where e.cluster = $1 and e.revision > $2 and e.kind = 'joined' and (m.id, m.token) = (e.member, e.token)`,
+    lost,
+  )
+  await admin.query(`delete from ${schema}.events where cluster = $1 and revision > $2`, lost)
+  await admin.query(
+    `update ${schema}.clusters c set revision = $2, stamp = e.stamp,
+       last_token = (select max(token) from ${schema}.events where cluster = $1)
+     from ${schema}.events e where c.name = $1 and e.cluster = $1 and e.revision = $2`,
+    lost,
+  )
+  await admin.query('commit')
+}
