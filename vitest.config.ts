@@ -9,9 +9,16 @@ const ON_THE_OLDEST_TOO = [
 
 export default defineConfig({
   test: {
+    // npm run test:coverage: which branches no test takes. No threshold: it is for reading.
+    coverage: {
+      provider: 'v8',
+      include: ['dist/**/*.js', 'src/**/*.ts'],
+      reporter: ['text', 'html'],
+      reportsDirectory: 'coverage',
+    },
     setupFiles: 'test/support/warnings.ts',
-    // Files mostly wait for one PostgreSQL that they share: two at once even on one core, and never a crowd.
-    maxWorkers: Math.max(2, Math.min(4, availableParallelism())),
+    // Files mostly wait for one PostgreSQL that they share: one more than there are cores, and never a crowd.
+    maxWorkers: Math.min(5, availableParallelism() + 1),
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // A test that fails sometimes is a finding.

@@ -14,14 +14,14 @@
 -- to change what it does. So it sets search_path and every setting that matters, checks its arguments, and runs
 -- nothing that the caller has queued (deferred triggers).
 --
--- Rows to update are named by an array (`id = any (array(select …))`), not by a subquery: the planner may join a
+-- Rows to update are named by an array (`id = any (array(select ...))`), not by a subquery: the planner may join a
 -- subquery by a nested loop, because its statistics are from a time when the table was empty. A thousand members
 -- are then a million steps.
 --
 -- Functions that are called all the time also set how they are planned. Without plan_cache_mode a statement with
 -- an array is planned again at each call. A generic plan does not know how many rows there are: it is told to use
 -- the indexes, which is right for one row and for thousands. The log was empty when the planner looked at it, so
--- its searches use a row comparison, `(e.member, e.at) >= (…)`: only one index begins with these columns.
+-- its searches use a row comparison, `(e.member, e.at) >= (...)`: only one index begins with these columns.
 
 create schema if not exists :"schema";
 

@@ -127,7 +127,7 @@ declare
   follow_up interval;
   gone record;
   outcome record;
-  population bigint;
+  turn_takers bigint;
 begin
   removed := 0;
   wait_ms := 500;
@@ -175,9 +175,9 @@ begin
   -- Someone who calls without waiting for his turns delays those of the others. The bound is twice the members or
   -- the number of connections, whichever is more, and twenty: processes that only read take turns, too.
   select greatest(2 * count(*), (select count(*) from pg_stat_activity a where a.usesysid is not null))
-  into population from members m where m.cluster = cluster_name;
+  into turn_takers from members m where m.cluster = cluster_name;
   update sweeps s
-  set turn = least(greatest(s.turn, s.swept_at) + s.pace, s.swept_at + s.pace * (20 + population))
+  set turn = least(greatest(s.turn, s.swept_at) + s.pace, s.swept_at + s.pace * (20 + turn_takers))
   where s.cluster = cluster_name
   returning ceil(1000 * extract(epoch from s.turn - s.swept_at)) into wait_ms;
 end
@@ -239,9 +239,9 @@ begin
       select s.* from sweeps s where s.cluster = any (cluster_names)
       order by s.cluster for update skip locked
     ), quiet as (
-      select w.*, m.population, least(interval '500 ms', m.shortest_ttl / 10) as next_pace
+      select w.*, m.member_count, least(interval '500 ms', m.shortest_ttl / 10) as next_pace
       from watched w cross join lateral (
-        select count(*) as population, min(m.ttl) as shortest_ttl,
+        select count(*) as member_count, min(m.ttl) as shortest_ttl,
           bool_or(m.suspected_at is not null or m.heartbeat_at > clock_timestamp()
             or greatest(m.heartbeat_at, w.resumed_at) + m.ttl <= moment
             or m.session is not null and m.session_role is not null
@@ -259,7 +259,7 @@ begin
         -- Two paces without a sweep: those who had the turns did not come, and their turns are void.
         turn = least(
           greatest(case when moment <= s.swept_at + 2 * s.pace then s.turn else moment end, moment) + q.next_pace,
-          moment + q.next_pace * (20 + greatest(2 * q.population, cardinality(present)))
+          moment + q.next_pace * (20 + greatest(2 * q.member_count, cardinality(present)))
         ),
         pace = q.next_pace
       from quiet q where s.cluster = q.cluster

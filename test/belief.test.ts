@@ -38,16 +38,16 @@ test('promise 1: a snapshot shows what it has of a registration, and no newer da
   const state = registered()
   const first = state.version
   expect(state.isShown).toBe(false)
-  expect(state.shown(seen(5, 'first'), 'first')).toBe('as known')
+  expect(state.compare(seen(5, 'first'), 'first')).toBe('as known')
   expect(state.isShown).toBe(true)
   expect(state.shownVersion).toBe(first)
   state.dataChanged()
   // Sent, and not answered yet.
-  expect(state.shown(seen(5, 'first'), 'second')).toBe('as known')
+  expect(state.compare(seen(5, 'first'), 'second')).toBe('as known')
   expect(state.shownVersion).toBe(first)
   state.dataSet(5, state.version, at(7))
   expect(state.at).toEqual(at(7))
-  expect(state.shown(seen(5, 'second'), 'second')).toBe('as known')
+  expect(state.compare(seen(5, 'second'), 'second')).toBe('as known')
   expect(state.shownVersion).toBe(state.version)
 })
 
@@ -56,7 +56,7 @@ test('promise 3: in another history, the positions that answers told mean nothin
   expect(state.at).toEqual(at(5))
   state.historyLost()
   expect(state.at).toBeUndefined()
-  expect(state.shown(undefined, '')).toBe('missing')
+  expect(state.compare(undefined, '')).toBe('missing')
 })
 
 test('contract: what was given up goes, also when it is wanted again', () => {
@@ -113,7 +113,7 @@ test('contract: an attempt without an answer, no longer wanted, is looked for', 
   state.want()
   state.registerSent()
   state.registerFailed('unanswered')
-  expect(state.shown(seen(5), '')).toBe('as known') // the retry will find it
+  expect(state.compare(seen(5), '')).toBe('as known') // the retry will find it
   expect(state.doubtfulAttempt).toBeUndefined()
   state.giveUp()
   expect(state.isOut).toBe(false)
@@ -140,12 +140,12 @@ test('contract: an attempt without an answer stays in doubt when the next one is
 
 test('contract: a row of ours that we do not know is deregistered, and a lost one is asked about', () => {
   const state = registered(5)
-  state.shown(seen(5), '')
-  expect(state.shown(undefined, '')).toBe('missing')
-  expect(state.shown(seen(4), '')).toBe('as known') // an older snapshot
-  expect(state.shown(seen(5, 'other'), '')).toBe('changed')
+  state.compare(seen(5), '')
+  expect(state.compare(undefined, '')).toBe('missing')
+  expect(state.compare(seen(4), '')).toBe('as known') // an older snapshot
+  expect(state.compare(seen(5, 'other'), '')).toBe('changed')
   expect(state.nextStep()).toBe('set data')
-  expect(state.shown(seen(7), '')).toBe('superseded')
+  expect(state.compare(seen(7), '')).toBe('superseded')
   expect(state.nextStep()).toBe('deregister')
   expect(state.floor).toBe(7)
 })
@@ -177,7 +177,8 @@ test('contract: whatever happens, doing the next steps ends in what is wanted', 
       }
       const show = (): void => {
         const member = row === undefined ? undefined : seen(row.token, String(row.version))
-        if (state.shown(member, String(state.version)) === 'missing') state.lost(state.token ?? 0, at(token))
+        if (state.compare(member, String(state.version)) === 'missing')
+          state.lost(state.token ?? 0, at(token))
         if (state.doubtfulAttempt !== undefined) state.lookedFor(member, state.doubtfulAttempt)
       }
       for (const call of calls) {

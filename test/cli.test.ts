@@ -81,7 +81,7 @@ describe('contract: help and exit codes', () => {
   })
 
   test.each([
-    [[], 'which command?'],
+    [[], 'no command was given'],
     [['nonsense'], 'no command "nonsense"'],
     [['constructor'], 'no command "constructor"'],
     [['members', '--nonsense'], '--nonsense'],
@@ -99,7 +99,7 @@ describe('contract: help and exit codes', () => {
     [['sql', '--from', '7'], 'from'],
     [['sql', '--json'], '--json'],
     [['sql', '--grants', 'god=me'], '--grants takes'],
-    [['sql', '--grants', 'member=me', '--down'], '--grants goes without'],
+    [['sql', '--grants', 'member=me', '--down'], '--grants cannot be used with --down'],
   ])('%j is misuse: one line on stderr with a hint, and exit code 2', async (args, words) => {
     const { code, stdout, stderr } = await pgMembership(args)
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' })

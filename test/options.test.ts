@@ -152,10 +152,10 @@ describe('options', () => {
     ]
     for (const [name, meant, attempt] of attempts) {
       expect(() => attempt({ [name]: undefined })).toThrow(OptionError)
-      expect(() => attempt({ [name]: 7 })).toThrow(`has no option "${name}". Is '${meant}' meant?`)
+      expect(() => attempt({ [name]: 7 })).toThrow(`has no option "${name}". Did you mean '${meant}'?`)
       expect(() => attempt({ somethingElse: 7 })).toThrow(/has no option "somethingElse"$/)
     }
-    await expect(migrate({ connection, schma: 'x' } as never)).rejects.toThrow("Is 'schema' meant?")
+    await expect(migrate({ connection, schma: 'x' } as never)).rejects.toThrow("Did you mean 'schema'?")
     await cluster.close()
   })
 

@@ -157,7 +157,8 @@ describe('a consumer', () => {
          ({ PostgresCluster }) => new PostgresCluster({ connection: 'postgres://x', name: 'x' }))`
       const files = ['main.cts', ...(module.startsWith('node') ? ['later.cts'] : [])]
       if (files.length > 1) writeFileSync(join(project, 'later.cts'), others)
-      const compilerOptions = { ...strict, ...node, module, ...more }
+      // How the package is found is the question here, not whether its types hold: that is asked above.
+      const compilerOptions = { ...strict, ...node, skipLibCheck: true, module, ...more }
       writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }))
       const printed = await run(process.execPath, [TSC, '-p', project], project).then(
         ({ stdout }) => stdout,

@@ -17,6 +17,15 @@ test('every file of schema/ has its place in the order', () => {
   expect(files.sort()).toEqual(CONCEPTS.map((name) => `${name}.sql`).sort())
 })
 
+test('promise 12: the SQL is ASCII, so that a database in any encoding takes it', () => {
+  const foreign = [...assembled()].flatMap(([path, text]) =>
+    path.endsWith('.sql')
+      ? [...text.matchAll(/[^\n\x20-\x7e]/g)].map(([letter]) => `${path}: ${letter}`)
+      : [],
+  )
+  expect(foreign).toEqual([])
+})
+
 test('no name of a shared text is left where psql would run it', () => {
   const left = [...assembled()].flatMap(([path, text]) =>
     path.endsWith('.sql')

@@ -22,7 +22,7 @@ function doubling(more: Partial<Options> = {}): {
       return questions.map((question) => 2 * question)
     },
     share: () => 0.25,
-    isOfOne: () => true,
+    mayConcernOne: () => true,
     ...more,
   })
   return { together, asked }
@@ -49,7 +49,7 @@ test('promise 7: what is wrong with one of them is told to that one, and the oth
 })
 
 test('promise 11: what is wrong with the database is told to all, at once', async () => {
-  const { together, asked } = doubling({ isOfOne: () => false })
+  const { together, asked } = doubling({ mayConcernOne: () => false })
   const all = await Promise.allSettled([1, 13, 3].map((n) => together.ask(n)))
   expect(all.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected'])
   expect(asked).toHaveLength(1)

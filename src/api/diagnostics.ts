@@ -1,8 +1,8 @@
-/** What is published on channels of `node:diagnostics_channel`: the name of each, and its message. */
+/** The messages that the library publishes on channels of `node:diagnostics_channel`. */
 import type { ClosedError, DeregisteredError, MembershipLostError } from './errors.js'
 import type { Status } from './status.js'
 
-/** What goes on in the background, and may fail. */
+/** Work in the background, which may fail. */
 export type Activity = 'deregister' | 'feed' | 'heartbeat' | 'listen' | 'refresh' | 'sweep' | 'write'
 
 interface OfCluster {
@@ -10,69 +10,69 @@ interface OfCluster {
   readonly cluster: string
 }
 
-/** The reader shows another snapshot. Several changes that arrive in one turn are told once. */
+/** The reader has a new snapshot. Changes that arrive in one tick of Node's event loop give one message. */
 export interface SnapshotMessage extends OfCluster {
-  /** Of the snapshot. */
+  /** The revision of the snapshot. */
   readonly revision: number
-  /** How many there are now. */
+  /** The number of members in the snapshot. */
   readonly members: number
-  /** All members were read, not only what had changed. */
+  /** true: all members were read. false: only changes were read. */
   readonly full: boolean
 }
 
 /** A heartbeat was answered. */
 export interface HeartbeatMessage extends OfCluster {
-  /** How many registrations it was for. */
+  /** The number of registrations in the heartbeat. */
   readonly registrations: number
-  /** Milliseconds from its start to its answer. */
+  /** Milliseconds from the start of the heartbeat to its answer. */
   readonly durationMs: number
 }
 
 /** This process took its turn to remove the members that are gone. */
 export interface SweepMessage extends OfCluster {
-  /** How many it removed. */
+  /** The number of members that were removed. */
   readonly removed: number
-  /** Who could not be removed, and why, in words. */
+  /** The members that could not be removed, and why; text for people. */
   readonly obstacles: readonly string[]
 }
 
 /** A lease of this process began or ended. */
 export interface LeaseMessage extends OfCluster {
-  /** Of the membership. */
+  /** The id of the membership. */
   readonly id: string
-  /** Of the registration. */
+  /** The token of the registration. */
   readonly token: number
-  /** What has happened to it. */
+  /** Whether the lease began or ended. */
   readonly state: 'granted' | 'ended'
-  /** Why it ended; undefined when it was granted. */
+  /** Why the lease ended; undefined when it was granted. */
   readonly error: MembershipLostError | ClosedError | DeregisteredError | undefined
 }
 
-/** The mode of `cluster.status` is another one. */
+/** The mode of `cluster.status` changed. */
 export interface StatusMessage extends OfCluster {
-  /** The new one. */
+  /** The new mode. */
   readonly mode: Status['mode']
 }
 
-/** Something failed in the background, each time it does; it is tried again. */
+/** Something failed in the background, and is tried again. Each failure gives a message. */
 export interface ErrorMessage extends OfCluster {
-  /** What was being done. */
+  /** What failed. */
   readonly doing: Activity
   /** Why it failed; the library's own errors say what to do. */
   readonly error: Error
-  /** Only where the history in the database is another one than was cached: the revision that was cached. */
+  /** The cached revision. Only set when the database lost commits, or its log did not fit the snapshot. */
   readonly from?: number
-  /** And the revision that is there now. */
+  /** The revision of the database now; set together with `from`. */
   readonly to?: number
 }
 
-/** Channel names, and what is published on each. */
+/** The names of the channels, and the message of each. */
 export interface DiagnosticsMessages {
   /** The cached snapshot changed. */
   readonly 'pg-membership:snapshot': SnapshotMessage
   /** A heartbeat was answered. */
   readonly 'pg-membership:heartbeat': HeartbeatMessage
-  /** A turn to sweep was taken. */
+  /** This process took a turn to sweep. */
   readonly 'pg-membership:sweep': SweepMessage
   /** A lease began or ended. */
   readonly 'pg-membership:lease': LeaseMessage

@@ -1,10 +1,13 @@
-/** What went wrong, by what a caller can do about it. All have a stable `code`. */
+/** The errors of the library. Each stands for one thing that a caller can do about it, and has a stable `code`. */
 
 export type LossReason = 'unreachable' | 'expired' | 'crashed' | 'removed' | 'superseded'
 
-/** The base of all errors of this library, but for the TypeError and RangeError of bad arguments: `data`, and the client of `fence`. */
+/**
+ * The base class of all errors of this library. Two bad arguments give a TypeError or RangeError instead: `data`,
+ * and the client of `fence`.
+ */
 export class MembershipError extends Error {
-  /** Stable, for programs. */
+  /** For programs to compare: it does not change between versions. */
   declare readonly code:
     'CLOSED' | 'LOST' | 'DEREGISTERED' | 'ABORTED' | 'SCHEMA' | 'OPTION' | 'CONNECTION' | 'COMPACTED'
 }
@@ -38,7 +41,7 @@ export class DeregisteredError extends MembershipError {
 /** The caller's signal aborted the wait; `cause` is the signal's reason. */
 export class AbortedError extends MembershipError {
   override readonly code = 'ABORTED'
-  /** What the database last answered while the call waited; undefined when it reported no trouble. */
+  /** The newest error in the background that was not over when the wait ended; undefined when there was none. */
   readonly lastError: Error | undefined
 
   constructor(message?: string, options?: ErrorOptions & { readonly lastError?: Error | undefined }) {
@@ -47,7 +50,7 @@ export class AbortedError extends MembershipError {
   }
 }
 
-/** The schema is missing, older, or newer than this code can work with, or not granted: the message says what to do. */
+/** The schema is missing, too old, too new, or not granted to this role: the message says what to do. */
 export class SchemaError extends MembershipError {
   override readonly code = 'SCHEMA'
 }
@@ -57,7 +60,7 @@ export class CompactedError extends MembershipError {
   override readonly code = 'COMPACTED'
 }
 
-/** An option was refused: the message names option, value and range. */
+/** An option was refused: the message names the option, the value and the range. */
 export class OptionError extends MembershipError {
   override readonly code = 'OPTION'
 }
@@ -72,7 +75,7 @@ for (const [type, name] of [
   [ClosedError, 'ClosedError'],
   [MembershipLostError, 'MembershipLostError'],
   [DeregisteredError, 'DeregisteredError'],
-  // What Node's own APIs call it: programs look for this name.
+  // Node's own APIs use this name, and programs look for it.
   [AbortedError, 'AbortError'],
   [SchemaError, 'SchemaError'],
   [CompactedError, 'CompactedError'],

@@ -2,18 +2,18 @@ import type { Lease } from './lease.js'
 import type { QueryClient } from './query-client.js'
 import type { WaitOptions } from './wait-options.js'
 
-/** This process's own handle on one place in the cluster: it registers, heartbeats and deregisters. */
+/** The object by which one process takes part in a cluster: it registers, sends heartbeats and deregisters. */
 export interface Membership extends AsyncDisposable {
   /** A UUID, the same for the life of this object. */
   readonly id: string
   /** The last value set here, whether or not it has reached the database. */
   readonly data: string
-  /** The present lease, judged by the clock at the moment of asking; undefined when not registered or not trusted. */
+  /** The present lease, checked against the clock at each read; undefined when not registered or not trusted. */
   readonly lease: Lease | undefined
   /**
-   * The present lease, or the next one; registers nothing by itself.
+   * Resolves with the present lease, or waits for the next one. It does not register.
    *
-   * @throws ClosedError when there will be none, AbortedError when the signal aborts.
+   * @throws ClosedError when the cluster is closed, AbortedError when the signal aborts.
    */
   whenRegistered(options?: WaitOptions): Promise<Lease>
   /**
@@ -23,20 +23,20 @@ export interface Membership extends AsyncDisposable {
    * @throws AbortedError (carrying the last database error) when the signal aborts: nothing stays
    * registered. DeregisteredError when `deregister` is called meanwhile. ClosedError when the cluster is
    * closed. ConnectionError or SchemaError at once when waiting does not help: nothing stays registered.
-   * Only a membership that has been registered before, and comes back by itself, goes on trying then.
+   * A membership that was registered before, and comes back by itself, goes on trying then.
    */
   register(options?: WaitOptions): Promise<Lease>
   /**
-   * Resolves once this process's own snapshot no longer shows it. The lease ends before the row goes. A no-op
-   * while not registered.
+   * Resolves once this process's own snapshot no longer shows the registration. The lease ends before the row is
+   * deleted. A no-op while not registered.
    *
-   * @throws AbortedError when the signal aborts, ConnectionError or SchemaError when waiting does not help: only
-   * the wait ends. ClosedError when the cluster is closed first.
+   * @throws AbortedError when the signal aborts, ConnectionError or SchemaError when waiting does not help: then only
+   * the wait ends, and the library goes on trying. ClosedError when the cluster is closed first.
    */
   deregister(options?: WaitOptions): Promise<void>
   /**
-   * Allowed before registering. While registered, resolves once this process's own snapshot shows it;
-   * of several calls at once, the last value wins.
+   * Allowed before registering. While registered, resolves once this process's own snapshot shows the value.
+   * If several calls wait at once, the last value wins.
    *
    * @throws TypeError when data is not a string or has a lone surrogate, RangeError beyond 1 MiB of
    * UTF-8; AbortedError when the signal aborts, ConnectionError or SchemaError when waiting does not help (the
@@ -47,13 +47,13 @@ export interface Membership extends AsyncDisposable {
    * Inside the caller's transaction: fails unless this registration is current and unexpired, and keeps it from
    * being removed until the transaction ends. Call it first in the transaction, outside savepoints.
    *
-   * It fences the registration that the snapshot shows at the moment of the call. Who acts on what a
-   * snapshot showed *before* (it awaited something since) looks again in the same turn, or fences the token
-   * that it saw: `select pgmembership.fence(id, token)`.
+   * It fences the registration that the snapshot shows at the moment of the call. Code that acts on an *earlier*
+   * snapshot must look at the snapshot again right before this call, without an `await` in between, or fence the
+   * token that it saw: `select pgmembership.fence(id, token)`.
    *
    * @throws The client's own error with code 'MB001' when the registration is not current, or '55P03' when
-   * somebody held its row locked for 2 s. TypeError for a pool, for what is no client, and for a client of pg that
-   * is in no transaction.
+   * somebody had its row locked for 2 s. TypeError for a pool, for an object that is not a client, and for a client
+   * of pg outside a transaction.
    */
   fence(client: QueryClient): Promise<void>
 }

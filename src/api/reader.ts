@@ -19,8 +19,8 @@ export interface Reader extends AsyncDisposable {
    */
   getMembers(options?: WaitOptions & { readonly fresh?: boolean }): Promise<readonly Member[]>
   /**
-   * The current members at once, then the newest after each change; intermediates are skipped for a
-   * slow consumer, and equal ones are not yielded twice in a row. Subscribes on the first `next()`.
+   * Yields the current members at once, then the newest after each change. A slow consumer skips the ones in
+   * between, and equal members are not yielded twice in a row. Subscribes on the first `next()`.
    *
    * Ends *normally* when the signal aborts (unlike Node's own iterators, which throw AbortError), when
    * the loop breaks (`return()` settles a pending `next()`), or when the reader closes.

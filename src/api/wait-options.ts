@@ -1,4 +1,4 @@
-/** What every call that waits takes. */
+/** Options of every call that waits. */
 export interface WaitOptions {
   /**
    * Ends the wait: the call rejects with an AbortedError, and a watcher ends normally. Default: none, and the

@@ -59,14 +59,14 @@ function parsed(args: string[], options: OptionsConfig) {
   try {
     return parseArgs({ args, options, allowPositionals: true, strict: true })
   } catch (error) {
-    // Node adds advice about '--' that fits hardly anybody.
+    // Node adds advice about '--', which hardly ever helps: keep the first sentence.
     throw new UsageError((error as Error).message.split(/[.\n]/)[0], { cause: error })
   }
 }
 
 const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1e3, m: 6e4, h: 36e5, d: 864e5, w: 6048e5 }
 
-/** A moment as PostgreSQL takes it: so long ago by its clock, or a time. */
+/** A moment for PostgreSQL: how long ago by its clock, or a time. */
 export interface Moment {
   readonly agoMs: number | null
   readonly time: string | null
@@ -82,7 +82,7 @@ export function moment(args: Arguments, name: string): Moment | undefined {
       time: null,
     }
   }
-  // JavaScript takes a bare date for UTC, and every other time without a zone for local time.
+  // JavaScript takes a bare date for UTC, but every other time without a zone for local time. Here both are local.
   const time = new Date(/^\d{4}-\d\d-\d\d$/.test(value) ? `${value}T00:00` : value)
   if (!/^\d{4}-/.test(value) || Number.isNaN(time.getTime())) {
     throw new UsageError(

@@ -2,7 +2,7 @@
 import type { Arguments, Syntax } from './arguments.js'
 
 export interface Command extends Syntax {
-  /** What it prints is for programs to take as it is, and holds nothing that members have written. */
+  /** Its output is for programs, so it is printed unchanged. It has nothing in it that members have written. */
   readonly isExact?: true
   readonly summary: string
   /** Printed by --help. */

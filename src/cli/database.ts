@@ -1,4 +1,4 @@
-/** One connection for one command, which only reads: a standby will do. */
+/** One connection for one command, which only reads: a standby is good enough. */
 import process from 'node:process'
 import pg from 'pg'
 import { within } from '../kit/waiting.js'
@@ -28,7 +28,7 @@ export async function reading<T>(args: Arguments, read: (query: Query) => Promis
   const schema = `${quoteIdentifier(schemaName(args.text('schema')))}.`
   const socket = await clientConfig({
     connection: connectionUrl(args),
-    session: 'pg-membership cli',
+    applicationName: 'pg-membership cli',
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
   })
   const client = new pg.Client(socket.config)
@@ -57,7 +57,7 @@ export async function reading<T>(args: Arguments, read: (query: Query) => Promis
   }
 }
 
-/** For whoever mistyped a cluster's name. */
+/** A message for a name that no cluster has: perhaps it was mistyped. Empty if the cluster exists. */
 export async function noSuchCluster(query: Query, cluster: string | undefined): Promise<string> {
   const clusters = await query<{ name: string }>('select name from $$.clusters order by name limit 20', [])
   if (clusters.length === 0) return 'There has never been a member here.'

@@ -69,7 +69,7 @@ interface Stay {
   readonly data: string | null
 }
 
-// Cluster by cluster, and the newest of each: every step has an index to go by.
+// Reads the newest of each cluster, one cluster after another, so that every step can use an index.
 const SINCE = `(select coalesce($3::timestamptz, clock_timestamp() - $4::float8 * interval '1 ms', '-infinity') as since) asked`
 const CHANGES = `
   select h.* from ${SINCE} cross join $$.clusters c cross join lateral (

@@ -33,7 +33,7 @@ async function run(args: readonly string[]): Promise<string> {
   if (['--version', '-v'].includes(name)) return version()
   const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (command === undefined) {
-    throw new UsageError(name === '' ? 'which command?' : `no command ${JSON.stringify(name)}`)
+    throw new UsageError(name === '' ? 'no command was given' : `no command ${JSON.stringify(name)}`)
   }
   const parsed = parseArguments(rest, command)
   if (parsed.flag('help')) return command.help
@@ -59,7 +59,7 @@ function complaint(error: unknown): { readonly text: string; readonly exitCode: 
 }
 
 function inWords(error: unknown): string {
-  // Several addresses of one host: the message is in the parts.
+  // If several addresses of a host failed, the messages are in the parts.
   const { message, code } = (error instanceof AggregateError ? error.errors[0] : error) as Error & {
     code?: unknown
   }
@@ -70,7 +70,7 @@ function inWords(error: unknown): string {
   return message
 }
 
-// A reader that has seen enough, as in `| head -1`, is no failure.
+// It is no failure if the program that reads our output stops early, as in `| head -1`.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') process.exitCode = FAILED
 })

@@ -38,7 +38,7 @@ ${CONNECTION_HELP}`,
         : await query<Row>(NOW, [cluster ?? null])
       if (args.flag('json')) return JSON.stringify(rows.map(toJson), null, 2)
       if (rows.length === 0) return (await noSuchCluster(query, cluster)) || 'No members.'
-      return shown(rows, args)
+      return tableOf(rows, args)
     })
   },
 }
@@ -56,7 +56,7 @@ const THEN = `
   cross join $$.clusters c cross join lateral $$.members_at(c.name, asked.at) m
   where $1::text is null or c.name = $1 order by c.name, m.token`
 
-function shown(rows: readonly Row[], args: Arguments): string {
+function tableOf(rows: readonly Row[], args: Arguments): string {
   const many = args.positionals.length === 0
   const now = rows[0]?.silent_ms !== null
   const columns: Column<Row>[] = [

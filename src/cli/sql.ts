@@ -12,9 +12,9 @@ export const sqlCommand: Command = {
        pg-membership sql --grants KIND=ROLE,... [--schema NAME]
 
 Prints the migrations as SQL, for teams with a migration tool of their own, or the grants that roles
-need. Nothing is connected to. Run what it prints in one transaction.
+need. It connects to nothing. Run what it prints in one transaction.
 
-  --down             take the schema back instead
+  --down             remove the schema instead
   --from N           the version that is there; default: 0, with --down the newest
   --to N             the version wanted; default: the newest, with --down 0
   --grants LIST      print grants instead, as owner=ROLE, member=ROLE or reader=ROLE; see docs/roles.md
@@ -34,7 +34,7 @@ need. Nothing is connected to. Run what it prints in one transaction.
     const wanted = grants(args)
     if (wanted.length > 0) {
       if (args.flag('down') || from !== undefined || to !== undefined) {
-        throw new UsageError('--grants goes without --down, --from and --to')
+        throw new UsageError('--grants cannot be used with --down, --from or --to')
       }
       return wanted.map(({ kind, role }) => grant(kind, schema, role)).join('\n')
     }

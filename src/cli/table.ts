@@ -1,4 +1,4 @@
-/** Tables, times and durations that a person likes to read. */
+/** Tables, times and durations, written for people. */
 import process from 'node:process'
 import { inOneLine } from './visible.js'
 
@@ -6,7 +6,7 @@ export interface Column<T> {
   readonly title: string
   readonly value: (row: T) => string
   readonly align?: 'right'
-  /** Cut to what the terminal has left. */
+  /** Cut to the width that the terminal has left. */
   readonly cut?: boolean
 }
 
@@ -17,7 +17,7 @@ export interface TableOptions {
 
 const GAP = '  '
 const MIN_CUT = 20
-/** Where there is no terminal to ask. */
+/** The width without a terminal. */
 const DEFAULT_CUT = 60
 
 export function table<T>(rows: readonly T[], columns: readonly Column<T>[], { wide }: TableOptions): string {

@@ -1,9 +1,9 @@
 /**
  * The cached snapshot, and how deltas move it on.
  *
- * A delta comes from an announcement or from the answer of one's own write. It is taken where it begins at the
- * position of the snapshot, revision and stamp. What is not newer is dropped. What comes too early is kept for a
- * moment: an answer often overtakes announcements. If they do not come, a refresh is asked for.
+ * A delta comes from an announcement, or from the answer to this process's own write. It is applied if it begins at
+ * the position of the snapshot: revision and stamp. If it begins later, it is kept for a moment, because an answer
+ * often overtakes announcements. If the missing ones do not come, the cache asks for a refresh.
  */
 import { Early, Passed } from './deltas.js'
 import type { Cached } from './refresh.js'
@@ -11,15 +11,15 @@ import { snapshotAfter } from './snapshot.js'
 import type { Delta, Position } from './store.js'
 
 export interface CacheOptions {
-  /** A delta was taken: something happened to these members. */
+  /** A delta was applied: something happened to these members. */
   readonly onDelta: (ids: ReadonlySet<string>) => void
-  /** A delta fits nothing in the snapshot: one of the two is wrong. */
+  /** A delta does not fit the snapshot: one of the two is wrong. */
   readonly onMisfit: () => void
-  /** What is missing has to be read. */
+  /** Changes are missing, and have to be read. */
   readonly onGap: () => void
 }
 
-/** How long to wait for announcements that others have overtaken, before a refresh. */
+/** How long to wait for an announcement that was overtaken, before a refresh. */
 const GAP_MS = 20
 
 export class Cache {
@@ -52,7 +52,7 @@ export class Cache {
     return this.#cached !== undefined && this.#passed.includes(position)
   }
 
-  /** The snapshot is at this revision or after it, in whichever history. */
+  /** The snapshot is at this revision or after it, in any history. */
   isBehind({ revision }: Position): boolean {
     return this.#cached !== undefined && revision <= this.#cached.position.revision
   }
@@ -63,22 +63,22 @@ export class Cache {
       return
     }
     if (!this.#early.add(delta, delta.from)) this.#options.onGap()
-    this.followUp()
+    this.applyEarly()
   }
 
-  /** What a refresh has read. `anew`: it is of another history. */
-  replace({ snapshot, position }: Cached, anew: boolean): void {
-    if (anew) this.#passed.clear()
+  /** Takes the outcome of a refresh. */
+  replace({ snapshot, position }: Cached, otherHistory: boolean): void {
+    if (otherHistory) this.#passed.clear()
     this.#move({ snapshot, position })
   }
 
-  /** Those that came early before a refresh began, and that it has not made use of, never will be. */
+  /** Drops early deltas from before a refresh began: those that do not fit after it never will. */
   dropEarly(count: number): void {
     this.#early.dropUpTo(count)
   }
 
-  /** Takes what was kept for the position at which the snapshot is now. */
-  followUp(): void {
+  /** Applies the kept deltas that begin at the position of the snapshot. */
+  applyEarly(): void {
     if (this.#cached === undefined) return
     for (;;) {
       const { snapshot, position }: Cached = this.#cached
@@ -95,7 +95,7 @@ export class Cache {
     if (this.#early.size > 0) this.awaitGap()
   }
 
-  /** What is missing may be on its way. */
+  /** The missing changes may be on their way: asks for a refresh only if they do not come. */
   awaitGap(): void {
     const { position } = this.#cached ?? {}
     this.#gapTimer ??= setTimeout(() => {

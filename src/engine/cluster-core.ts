@@ -23,21 +23,21 @@ import { ClusterStatus } from './status.js'
 import type { Delta, Store } from './store.js'
 import { Sweeper } from './sweeper.js'
 
-/** What a store's owner is told by. */
-export interface Wires {
+/** By these the owner of a store, such as PostgresCluster, tells the cluster what happens. */
+export interface Callbacks {
   /** Something may have changed. */
   readonly hint: () => void
-  /** This has changed. */
+  /** These changes happened. */
   readonly take: (delta: Delta) => void
   /** Whether announcements or hints arrive from now on. */
   readonly hearing: (hearing: boolean) => void
-  /** Ends the leases, as silence would. */
+  /** Ends the leases, as if no heartbeat had got through. */
   readonly distrust: () => void
   /** The connection was lost, or is back: try everything now. */
-  readonly reconnect: () => void
-  /** The connection is there: try now what failed. */
+  readonly recover: () => void
+  /** The database is reached again: try now what failed. */
   readonly retry: () => void
-  /** How long to wait at most between two attempts to connect. */
+  /** The longest wait between two attempts to connect. */
   readonly patienceMs: () => number
 }
 
@@ -46,11 +46,12 @@ export interface CoreOptions {
   readonly store: Store
   readonly timing: Timing
   readonly report: Report
-  /** Called at the first use; it tells at some time whether announcements or hints arrive. Returns how to disconnect. */
-  readonly connect: (wires: Wires) => () => void
-  /** A change was found that nobody had announced, nor hinted at. */
+  /** Called at the first use. It must call `hearing` at some time. Returns a function that stops the callbacks. */
+  readonly start: (callbacks: Callbacks) => () => void
+  /** A refresh found a change that was neither announced nor hinted at. */
   readonly onSurprise: () => void
-  readonly disconnect: (deadlineMs: number) => Promise<void>
+  /** Called when the cluster closes and needs the store no more. */
+  readonly detach: (deadlineMs: number) => Promise<void>
 }
 
 export class ClusterCore implements Cluster {
@@ -60,7 +61,7 @@ export class ClusterCore implements Cluster {
   readonly #feeds: Feeds
   readonly #registrations: Registrations
   readonly #sweeper: Sweeper
-  #disconnect: (() => void) | undefined
+  #stop: (() => void) | undefined
   readonly #status: ClusterStatus
   #closed = false
   #closing: Promise<void> | undefined
@@ -92,7 +93,7 @@ export class ClusterCore implements Cluster {
       onSweepOverdue: () => this.#sweeper.sweepNow(),
       onUse: () => this.#start(),
     })
-    this.#sweeper = new Sweeper({ store, report, watching: () => this.#othersAreMembers() })
+    this.#sweeper = new Sweeper({ store, report, hasOthers: () => this.#othersAreMembers() })
   }
 
   get snapshot(): Snapshot | undefined {
@@ -143,19 +144,19 @@ export class ClusterCore implements Cluster {
     const leftMs = (): number => Math.max(0, endMs - monotonicMs())
     this.#closed = true
     this.#status.note({ closed: true })
-    this.#disconnect?.()
+    this.#stop?.()
     const swept = this.#sweeper.stop()
     await this.#registrations.close(leftMs())
     const read = this.#reader.close()
     const fed = this.#feeds.end()
-    await this.#options.disconnect(leftMs())
-    // Where others go on using the connections, what is under way may wait for its turn on them.
+    await this.#options.detach(leftMs())
+    // If other clusters share the connections, work under way may still wait for its turn on them.
     await within(leftMs(), Promise.all([swept, read, fed]), 'closing').catch(() => undefined)
   }
 
   #start(): void {
-    if (this.#disconnect !== undefined || this.#closed) return
-    this.#disconnect = this.#options.connect({
+    if (this.#stop !== undefined || this.#closed) return
+    this.#stop = this.#options.start({
       hint: () => this.#reader.hint(),
       take: (delta) => this.#reader.take(delta),
       hearing: (hearing) => {
@@ -163,7 +164,7 @@ export class ClusterCore implements Cluster {
         this.#reader.missed()
       },
       distrust: () => this.#registrations.distrust(),
-      reconnect: () => {
+      recover: () => {
         this.#registrations.recover()
         this.#reader.recover()
         this.#feeds.retry()
@@ -181,9 +182,9 @@ export class ClusterCore implements Cluster {
   #changed(news: News): void {
     this.#status.note({ loaded: true })
     const { position } = this.#reader
-    if (position !== undefined) this.#feeds.moved(position, news.anew)
+    if (position !== undefined) this.#feeds.moved(position, news.otherHistory)
     this.#registrations.reconcile(news)
-    this.#sweeper.follow()
+    this.#sweeper.takeTurns()
   }
 
   #refused(error: MembershipError): void {

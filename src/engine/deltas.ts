@@ -1,11 +1,11 @@
-/** What a reader keeps of the history: where it has been, and what came before its turn. */
+/** What a reader remembers of the history: the positions of its snapshots, and deltas that came too early. */
 import { type Delta, type Position, samePosition } from './store.js'
 
 const MAX_POSITIONS = 1_000
 const MAX_EARLY = 100
 const MAX_EARLY_CHARACTERS = 4_000_000
 
-/** The positions that a snapshot was at: the newest thousand. */
+/** The newest thousand positions that the snapshot was at. */
 export class Passed {
   readonly #stamps = new Map<number, string>()
   #newest = 0
@@ -24,7 +24,7 @@ export class Passed {
     return this.#stamps.get(revision) === stamp
   }
 
-  /** Not above the newest; and not in another history, as far as that is remembered. */
+  /** The position is not above the newest, nor of another history as far as is remembered. */
   includes({ revision, stamp }: Position): boolean {
     return revision <= this.#newest && (this.#stamps.get(revision) ?? stamp) === stamp
   }
@@ -35,7 +35,7 @@ export class Passed {
   }
 }
 
-/** Deltas that begin where the snapshot is not yet. */
+/** Deltas that begin at a position which the snapshot has not reached yet. */
 export class Early {
   readonly #deltas = new Map<number, { readonly delta: Delta; readonly from: Position; readonly n: number }>()
   #count = 0
@@ -45,12 +45,12 @@ export class Early {
     return this.#deltas.size
   }
 
-  /** Rises with each delta. */
+  /** How many deltas were ever added. */
   get count(): number {
     return this.#count
   }
 
-  /** False: there is no room. */
+  /** Returns false if there is no room. */
   add(delta: Delta, from: Position): boolean {
     this.#delete(from.revision)
     const characters = charactersOf(delta)
@@ -61,7 +61,7 @@ export class Early {
     return true
   }
 
-  /** The one that begins here; those that lead no further are dropped. */
+  /** Takes out the delta that begins at this position. Drops deltas that lead no further than it. */
   next(position: Position): Delta | undefined {
     const entry = this.#deltas.get(position.revision)
     for (const [revision, { delta }] of this.#deltas) {
@@ -72,7 +72,7 @@ export class Early {
     return entry.delta
   }
 
-  /** Those that were here when the count was this. */
+  /** Drops the deltas that were added up to this `count`. */
   dropUpTo(count: number): void {
     for (const [revision, { n }] of this.#deltas) if (n <= count) this.#delete(revision)
   }

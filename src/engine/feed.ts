@@ -53,9 +53,9 @@ export class Feeds {
     })
   }
 
-  /** The snapshot is at another position now. `anew`: in another history. */
-  moved(position: Position, anew: boolean): void {
-    for (const feed of this.#feeds) feed.moved(position, anew)
+  /** The snapshot is at another position now. `otherHistory`: in another history. */
+  moved(position: Position, otherHistory: boolean): void {
+    for (const feed of this.#feeds) feed.moved(position, otherHistory)
   }
 
   /** The database is reached again: no backoff applies. */
@@ -95,7 +95,7 @@ class Feed {
   /** Something may follow the position. */
   #isBehind = true
   /** Where the snapshot has moved while the log was being read. */
-  #heard: { readonly position: Position; readonly anew: boolean } | undefined
+  #heard: { readonly position: Position; readonly otherHistory: boolean } | undefined
   #answered = false
   #ended = false
   #stopped: Promise<void> | undefined
@@ -127,8 +127,8 @@ class Feed {
     return step
   }
 
-  moved(position: Position, anew: boolean): void {
-    this.#heard = { position, anew: anew || this.#heard?.anew === true }
+  moved(position: Position, otherHistory: boolean): void {
+    this.#heard = { position, otherHistory: otherHistory || this.#heard?.otherHistory === true }
     if (!this.#hasHeardMoreThan(this.#position)) return
     this.#isBehind = true
     if (this.#steps.waiting > 0) this.#loop.wake()
@@ -191,8 +191,8 @@ class Feed {
 
   #hasHeardMoreThan(known: Position | undefined): boolean {
     if (this.#heard === undefined) return false
-    const { position, anew } = this.#heard
-    if (anew || known === undefined || position.revision > known.revision) return true
+    const { position, otherHistory } = this.#heard
+    if (otherHistory || known === undefined || position.revision > known.revision) return true
     return position.revision === known.revision && !samePosition(position, known)
   }
 

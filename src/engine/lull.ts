@@ -1,11 +1,12 @@
 /**
- * Anybody who may connect can send hints. After one that turned out to say nothing, the next one has to wait for a
- * lull, which doubles each time. It ends with the first change that is found. What others ask for never waits.
+ * Slows down hints that say nothing, because anybody who can connect can send hints. If a refresh that only a hint
+ * asked for finds no change, the next hint has to wait for a lull. The lull doubles each time, and ends with the first
+ * change that is found. Nothing but hints ever waits for it.
  */
 
-/** After the first hint that said nothing. Hints of one's own changes do, where those were seen already. */
+/** The first lull. Short, because hints of this process's own changes often say nothing: it has seen them already. */
 const FIRST_LULL_MS = 2
-/** The longest, where polls are rarer. */
+/** The longest lull, if pollMs is longer. */
 const MAX_LULL_MS = 5_000
 
 export class Lull {
@@ -14,7 +15,7 @@ export class Lull {
   #endsMs = -Infinity
 
   constructor(pollMs: number) {
-    // Where nobody polls, hints are all there is.
+    // Without polls, only hints tell of changes: no lull.
     this.#maxMs = pollMs === Infinity ? 0 : Math.min(pollMs, MAX_LULL_MS)
   }
 

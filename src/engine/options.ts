@@ -1,4 +1,4 @@
-/** Options: their defaults, their ranges, and their refusal. */
+/** Options: their defaults, their ranges, and the errors that refuse them. */
 import { OptionError } from '../api/errors.js'
 import type { Logger } from '../api/logger.js'
 
@@ -14,33 +14,33 @@ export interface Timing {
 const MAX_NAME_BYTES = 255
 const TTL_RANGE_MS = [1_000, 86_400_000] as const
 
-/** A name that PostgreSQL can hold as text. */
+/** Returns a name that PostgreSQL can store as text, or throws. */
 export function clusterName(name: unknown): string {
   requireText('name', name, MAX_NAME_BYTES)
   return name
 }
 
-/** Refuses what nobody reads: a name that was mistyped would be silent. */
-export function checkOptions(what: string, options: unknown, known: readonly string[]): void {
+/** Refuses an option that does not exist: a mistyped name would have no effect, and nobody would notice. */
+export function checkOptions(what: string, options: unknown, allowed: readonly string[]): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    throw new OptionError(`The options of ${what} must be an object, not ${shown(options)}`)
+    throw new OptionError(`The options of ${what} must be an object, not ${described(options)}`)
   }
   for (const name of Object.keys(options)) {
-    if (!known.includes(name)) {
-      throw new OptionError(`${what} has no option ${shown(name)}${nearest(name, known)}`)
+    if (!allowed.includes(name)) {
+      throw new OptionError(`${what} has no option ${described(name)}${nearest(name, allowed)}`)
     }
   }
 }
 
-/** To end a message about a name that is not known: perhaps another one is meant. */
-export function nearest(name: string, known: readonly string[]): string {
-  const distances = known.map((word) => distance(name.toLowerCase(), word.toLowerCase()))
+/** The end of a message about a name that is not allowed: suggests a similar one. */
+export function nearest(name: string, allowed: readonly string[]): string {
+  const distances = allowed.map((word) => distance(name.toLowerCase(), word.toLowerCase()))
   const least = Math.min(...distances)
-  const found = known[distances.indexOf(least)]
-  return found !== undefined && least <= 2 ? `. Is '${found}' meant?` : ''
+  const found = allowed[distances.indexOf(least)]
+  return found !== undefined && least <= 2 ? `. Did you mean '${found}'?` : ''
 }
 
-/** How many letters differ; a word that begins the other is one away. */
+/** How many letters differ; 1 if one word begins with the other. */
 function distance(a: string, b: string): number {
   if (a.length > 2 && b.length > 2 && (a.startsWith(b) || b.startsWith(a))) return 1
   let row = Array.from({ length: b.length + 1 }, (_, n) => n)
@@ -97,7 +97,7 @@ export function onLostOption(onLost: unknown = 'register-again'): 'register-agai
 }
 
 export function refuse(option: string, value: unknown, must: string): never {
-  throw new OptionError(`Option ${option} must ${must}, not ${shown(value)}`)
+  throw new OptionError(`Option ${option} must ${must}, not ${described(value)}`)
 }
 
 export function requireText(option: string, value: unknown, maxBytes: number): asserts value is string {
@@ -119,21 +119,21 @@ function milliseconds(option: string, value: unknown, min: number, max: number, 
   return refuse(option, value, `be a number of milliseconds from ${String(min)} to ${most}`)
 }
 
-function shown(value: unknown): string {
+function described(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value)
   if (typeof value === 'function') return 'a function'
   if (typeof value === 'object' && value !== null) return Array.isArray(value) ? 'an array' : 'an object'
   return String(value)
 }
 
-/** As given by any caller, typed or not. */
+/** Checks what a caller without TypeScript may give. */
 export function checkWaitOptions(options: unknown): void {
   if (typeof options !== 'object' || options === null) refuse('signal', options, 'be given as { signal }')
   const { signal } = options as { signal?: unknown }
   if (signal !== undefined && !isSignal(signal)) refuse('signal', signal, 'be an AbortSignal')
 }
 
-/** Also one that is not Node's own: a polyfill's, or that of another realm. */
+/** Accepts signals that are not Node's own, too: those of a polyfill, or of another realm. */
 function isSignal(signal: unknown): boolean {
   if (typeof signal !== 'object' || signal === null) return false
   const { aborted, addEventListener, removeEventListener } = signal as Record<string, unknown>

@@ -1,15 +1,15 @@
 /**
- * What readers are shown, and what makes them look.
+ * Keeps the snapshot, and decides when to read from the database.
  *
- * Deltas move the cached snapshot on (cache.ts). A hint, a gap, a reconnection, a heartbeat that shows another
- * position, or the cache going unconfirmed for pollMs asks for a refresh. One runs at a time, with one dirty flag: a
- * thousand hints cost one or two. How one goes is in refresh.ts. Only what a query found confirms the cache; what was
- * announced does not. What a refresh has read began at a position of the snapshot, too: it is dropped where deltas
- * have gone past it meanwhile.
+ * Deltas move the cached snapshot on (cache.ts). A refresh reads what is missing (refresh.ts). What asks for one is a
+ * hint, a gap, a reconnection, a heartbeat at another position, or a cache that was not confirmed for pollMs. One
+ * refresh runs at a time, with one dirty flag: a thousand hints cost one or two refreshes. Only a query confirms the
+ * cache; an announcement does not. If deltas have meanwhile moved the snapshot past the outcome of a refresh, the
+ * outcome is dropped.
  *
- * A lower revision is the lag of a standby, and ignored; from a primary, it is a failover that lost
- * commits: everything is read, and it is reported. So is another history that has reached the cached
- * revision, or passed it.
+ * A lower revision from a standby is lag, and is ignored. A lower revision from a primary means that a failover lost
+ * commits: all members are read, and the loss is reported. The same goes for another history that has reached the
+ * cached revision, or passed it.
  */
 import { ClosedError, type MembershipError } from '../api/errors.js'
 import type { Member } from '../api/member.js'
@@ -21,7 +21,7 @@ import { Loop } from '../kit/loop.js'
 import { abortedError, Waiting } from '../kit/waiting.js'
 import { Cache } from './cache.js'
 import { Lull } from './lull.js'
-import { type News, NewsOfTurn } from './news.js'
+import { type News, NewsOfTick } from './news.js'
 import { type Cached, type Outcome, Refresh, reportLosses } from './refresh.js'
 import type { Report } from './report.js'
 import { sameMembers } from './snapshot.js'
@@ -35,12 +35,12 @@ export interface CachedReaderOptions {
   readonly onSnapshot: (news: News) => void
   /** Whether the database answered the last time it was asked. */
   readonly onAnswer: (answered: boolean) => void
-  /** A change was found that nobody had announced, nor hinted at. */
+  /** A refresh found a change that was neither announced nor hinted at. */
   readonly onSurprise: () => void
   readonly onSweepOverdue: () => void
-  /** What is waited for cannot be read, it seems. */
+  /** A refresh failed, and waiting does not seem to cure it. */
   readonly onRefused: (error: MembershipError) => void
-  /** Before anything is read. */
+  /** Called before anything is read. */
   readonly onUse: () => void
 }
 
@@ -50,34 +50,34 @@ export class CachedReader {
   readonly #options: CachedReaderOptions
   readonly #latest = new Latest<readonly Member[]>(sameMembers)
   readonly #loop: Loop
-  /** Those who wait for a refresh that begins after they asked, ranked by when they did. */
+  /** Calls that wait for a refresh which begins after they asked. Rank: how many refreshes had begun before. */
   readonly #asked = new Waiting<undefined>()
   #refreshes = 0
-  /** Under way, or to be gone on with after a failure; `rank`: whom it answers. */
+  /** The refresh that is under way, or goes on after a failure. It answers the waits up to its rank. */
   #refresh:
     | {
         readonly steps: Refresh
         readonly rank: number
         readonly startedMs: number
-        /** How many had come early before it. */
+        /** The cache's `earlyCount` when the refresh began. */
         readonly early: number
       }
     | undefined
   readonly #cache = new Cache({
-    onDelta: (ids) => this.#news.add({ ids, anew: false, full: false }),
+    onDelta: (ids) => this.#news.add({ ids, otherHistory: false, full: false }),
     onMisfit: () => {
-      this.#wrong = true
+      this.#mustReadAll = true
       this.refresh()
     },
     onGap: () => this.refresh(),
   })
-  readonly #news = new NewsOfTurn((news) => this.#publish(news))
-  /** What a query found last. */
+  readonly #news = new NewsOfTick((news) => this.#publish(news))
+  /** The position that a query found last. */
   #confirmed: Position | undefined
   #confirmedMs: number | undefined
-  /** The cached members do not fit what happened to them. */
-  #wrong = false
-  /** Since a connection was lost, nobody has looked whether the history is still the same. */
+  /** A change did not fit the cached members: the next refresh must read all members. */
+  #mustReadAll = false
+  /** A connection was lost, and no refresh has checked yet whether the history is still the same. */
   #cutOff = false
   #dirty = true
   #hinted = false
@@ -126,7 +126,7 @@ export class CachedReader {
     if (this.#cached === undefined) this.#loop.wakeNow()
   }
 
-  /** After a refresh that began after this call, whatever it showed. Keeps trying while the database is away. */
+  /** Resolves after a refresh that began after this call. Keeps trying while the database cannot be reached. */
   async refreshed(options: WaitOptions = {}): Promise<void> {
     this.#refuse(options)
     this.#options.onUse()
@@ -136,17 +136,17 @@ export class CachedReader {
     await wait
   }
 
-  /** Whether the snapshot is at this position, or after it. */
+  /** Whether the snapshot is at this position or after it. */
   shows(position: Position): boolean {
     return !this.#cutOff && this.#cache.includes(position)
   }
 
-  /** What happened, says somebody who knows. */
+  /** Takes a delta of an announcement with the right code, or of an answer: it is true. */
   take(delta: Delta): void {
     if (!this.#closed && !this.shows(delta.to)) this.#cache.take(delta)
   }
 
-  /** What a write of one's own has done, which the snapshot is to show. */
+  /** Takes the delta of this process's own write. Loads a snapshot if there is none yet: it must show the write. */
   wrote(delta: Delta): void {
     this.take(delta)
     if (this.#cached !== undefined) return
@@ -154,7 +154,7 @@ export class CachedReader {
     this.#loop.wakeNow()
   }
 
-  /** Something may have changed, says somebody. */
+  /** Somebody says that something may have changed. */
   hint(): void {
     this.#hinted = true
     if (this.#isRead()) this.#loop.wake()
@@ -172,14 +172,14 @@ export class CachedReader {
     this.#loop.wake()
   }
 
-  /** The connection was lost, or is back: no backoff applies. */
+  /** The connection was lost, or is back: ends a backoff. */
   recover(): void {
     this.#cutOff = this.#cached !== undefined
     this.refresh()
     if (this.#dirty) this.#loop.wakeNow()
   }
 
-  /** The database is reached again: no backoff applies. */
+  /** The database is reached again: ends a backoff. */
   retry(): void {
     this.#loop.retry()
   }
@@ -188,7 +188,7 @@ export class CachedReader {
   confirm(position: Position, startedMs: number): void {
     const { revision } = position
     if (!this.#cache.hasPassed(position)) {
-      // Behind by no more than announcements that are on their way?
+      // Perhaps only announcements are missing that are on their way: wait for them before a refresh.
       if (this.#cached !== undefined && !this.#cache.isBehind(position)) this.#cache.awaitGap()
       else this.refresh()
       return
@@ -216,7 +216,7 @@ export class CachedReader {
     const surprised = !hinted && this.#asked.size === 0 && this.#cached !== undefined
     this.#dirty = this.#hinted = false
     const refresh = (this.#refresh ??= {
-      steps: new Refresh(store, this.#cached, { confirmed: this.#confirmed, all: this.#wrong }),
+      steps: new Refresh(store, this.#cached, { confirmed: this.#confirmed, all: this.#mustReadAll }),
       rank: this.#refreshes++,
       startedMs: nowMs,
       early: this.#cache.earlyCount,
@@ -231,8 +231,8 @@ export class CachedReader {
     report.succeeded('refresh')
     const changed = this.#takeOutcome(outcome, refresh.steps.cached)
     this.#cache.dropEarly(refresh.early)
-    this.#cache.followUp()
-    this.#rejoin()
+    this.#cache.applyEarly()
+    this.#endCutOff()
     this.#confirmedMs = refresh.startedMs
     this.#asked.resolve(undefined, refresh.rank)
     if (outcome.kind !== 'same') this.#lull.end(monotonicMs())
@@ -248,12 +248,12 @@ export class CachedReader {
     return hinted ? Math.min(this.#lull.endsMs, pollDueMs) : pollDueMs
   }
 
-  /** Until somebody does, nothing is refreshed. */
+  /** Whether anybody reads this cluster. Until then nothing is refreshed. */
   #isRead(): boolean {
     return this.#cached !== undefined || this.#asked.size > 0
   }
 
-  // Behind `await`, another call may have closed it.
+  // During an `await`, another call may have closed it.
   #isClosed(): boolean {
     return this.#closed
   }
@@ -270,16 +270,16 @@ export class CachedReader {
     this.#options.onAnswer(false)
     this.#options.report.failed('refresh', error)
     if (!isLasting(error)) return undefined
-    // Perhaps nobody asks again: what has been read so far would be kept for nothing.
+    // Perhaps nobody asks again: do not keep what was read so far.
     this.#refresh = undefined
     this.#asked.reject(error)
     this.#latest.fail(error)
     this.#options.onRefused(error)
-    // A wrong password is not tried again until somebody asks; what worked once may work again.
+    // A wrong password is not tried again before the next call. But what has worked before may work again.
     return this.#cached === undefined ? Infinity : undefined
   }
 
-  /** Whether it was news. `before`: what it was compared with; deltas may have moved on since. */
+  /** Returns whether the snapshot changed. `before`: what was cached when the refresh began. */
   #takeOutcome(outcome: Outcome, before: Cached | undefined): boolean {
     if (outcome.kind === 'same') {
       if (before !== undefined) this.#confirmed = before.position
@@ -287,22 +287,22 @@ export class CachedReader {
     }
     reportLosses(this.#options.report, outcome, this.#cached?.position.revision ?? 0)
     if (before !== this.#cached && !outcome.otherHistory && this.#cache.isBehind(outcome.position)) {
-      this.#wrong = outcome.misfit
+      this.#mustReadAll = outcome.misfit
       this.#dirty ||= outcome.misfit
       return false
     }
-    this.#wrong = false
+    this.#mustReadAll = false
     this.#confirmed = outcome.position
     this.#cache.replace(outcome, outcome.otherHistory)
-    this.#news.add({ ids: undefined, anew: outcome.otherHistory, full: outcome.kind === 'all' })
+    this.#news.add({ ids: undefined, otherHistory: outcome.otherHistory, full: outcome.kind === 'all' })
     return true
   }
 
-  /** Unless the connection was lost once more meanwhile: those who wait are to compare with this snapshot. */
-  #rejoin(): void {
+  /** The history was checked, unless the connection was lost again: memberships compare with the snapshot again. */
+  #endCutOff(): void {
     if (!this.#cutOff || this.#dirty) return
     this.#cutOff = false
-    this.#options.onSnapshot({ ids: undefined, anew: false, full: false })
+    this.#options.onSnapshot({ ids: undefined, otherHistory: false, full: false })
   }
 
   #publish(news: News): void {

@@ -1,17 +1,17 @@
 /**
- * One refresh: from what is cached to a position at which the database was meanwhile, in steps of one
- * statement each. A statement reads a bounded amount, so that heartbeats get their turns in between. When
- * a step fails, the next one goes on where it was.
+ * One refresh: it brings the cached snapshot to a position that the database had during the refresh. It works in
+ * steps of one statement. A statement reads a bounded amount, so that heartbeats get their turns on the connection
+ * in between. After a failure, the refresh goes on with the same step.
  *
- * First it reads the changes since the cached position, up to where the cluster is at the first look:
- * only there is it sure that no transaction is cut in two. If the log does not tell them any more, or
- * they fit nothing in the snapshot, or they are more than the members themselves, it reads all members.
+ * First it reads the changes since the cached position, up to the position that the first step found. Only there is
+ * it sure that no transaction is cut in two. It reads all members instead if the log has lost some of the changes,
+ * if a change does not fit the snapshot, or if the changes are larger than the members themselves.
  *
- * Those come in pages, by token. Changes go on meanwhile, so each page is from a position of its own, which
- * the history of the next page must have passed. Then the changes from the first page's position to the
- * last page's are applied to all: that is what the table was at the last page's position.
+ * Members are read in pages, in the order of tokens. Changes go on meanwhile, so each page has a position of its own,
+ * and the next page must find that position in its history. At the end, the changes from the first page's position
+ * to the last page's are applied to all pages. The result is the table as it was at the last page's position.
  *
- * Meanwhile deltas may take the reader further: it then compares the outcome with where it is.
+ * Meanwhile deltas may move the cached snapshot on. The reader compares the outcome with it (reader.ts).
  */
 import type { Member } from '../api/member.js'
 import type { Snapshot } from '../api/snapshot.js'
@@ -25,7 +25,7 @@ export interface Cached {
 }
 
 export interface RefreshOptions {
-  /** The last position at which a query found the database: those after it were only announced. */
+  /** The last position that a query found. Later positions were only announced. */
   readonly confirmed: Position | undefined
   /** The cached members are wrong: read them all. */
   readonly all: boolean
@@ -37,11 +37,11 @@ export type Outcome =
   | { readonly kind: 'same' }
   | ({
       readonly kind: 'changes' | 'all'
-      /** The history of the database is not that of what was cached. */
+      /** The cached snapshot is of another history than the database. */
       readonly otherHistory: boolean
-      /** Nor that of what a query had found there. */
+      /** So is the position that a query found last: the database has lost commits. */
       readonly lostCommits: boolean
-      /** The log told what cannot be. */
+      /** A change in the log did not fit the snapshot. */
       readonly misfit: boolean
     } & Cached)
 
@@ -60,9 +60,9 @@ type Stage =
       readonly target: Position
     }
 
-/** Of what a member or a change is beside its data, about. */
+/** The approximate size of a member or a change without its data. */
 const ROW_BYTES = 100
-/** A delta may always be as large as this. */
+/** Changes up to this size are read even if all members are smaller. */
 const DELTA_BYTES = 2_097_152
 
 export class Refresh {
@@ -79,21 +79,24 @@ export class Refresh {
     this.#store = store
     this.#cached = cached
     this.#confirmed = options?.confirmed ?? cached?.position
-    const known = cached !== undefined && cached.position.stamp !== '' && options?.all !== true
-    this.#stage = known ? { reading: 'changes', ...cached, bytes: 0 } : { reading: 'members', members: [] }
+    const hasHistory = cached !== undefined && cached.position.stamp !== ''
+    const readsChanges = hasHistory && options?.all !== true
+    this.#stage = readsChanges
+      ? { reading: 'changes', ...cached, bytes: 0 }
+      : { reading: 'members', members: [] }
   }
 
-  /** What it compares with. */
+  /** The snapshot that was cached when the refresh began. */
   get cached(): Cached | undefined {
     return this.#cached
   }
 
-  /** Turns to sweep were missed, as the last answer told. */
+  /** The last answer told that turns to sweep were missed. */
   get sweepOverdue(): boolean {
     return this.#sweepOverdue
   }
 
-  /** One statement. undefined: there is more to read. */
+  /** Runs one statement. Returns undefined if there is more to read. */
   async step(): Promise<Outcome | undefined> {
     const stage = this.#stage
     if (stage.reading === 'changes') return await this.#readChanges(stage)
@@ -179,7 +182,7 @@ export class Refresh {
     return { kind, snapshot, position, otherHistory, lostCommits, misfit }
   }
 
-  /** Thrown, so that the next attempt waits a little. */
+  /** Throws, so that the next attempt waits for a backoff. */
   #startOver(): never {
     this.#stage = { reading: 'members', members: [] }
     throw new Error(
@@ -192,7 +195,7 @@ function sizeOf(members: readonly Member[]): number {
   return members.reduce((bytes, { data }) => bytes + data.length + ROW_BYTES, 0)
 }
 
-/** Tells what a database in order never shows. `from`: the revision that was cached. */
+/** Reports what never happens with a database in order. `from`: the cached revision. */
 export function reportLosses(
   report: Report,
   outcome: Outcome & { readonly kind: 'changes' | 'all' },
@@ -204,10 +207,13 @@ export function reportLosses(
     report.publish('error', { doing: 'refresh', error, ...details })
   }
   if (outcome.lostCommits) {
-    tell(new Error('The database lost commits'), 'The database lost commits: its history is another')
+    tell(
+      new Error('The database lost commits'),
+      'The database lost commits: its history is not the one that was cached',
+    )
   }
   if (outcome.misfit) {
-    const error = new Error('The log does not fit the members: all were read')
+    const error = new Error('The log does not fit the cached members: all members were read again')
     tell(error, error.message)
   }
 }

@@ -1,9 +1,9 @@
-/** How the library speaks: to the logger it was given, and on diagnostics channels. Never to the console. */
+/** Tells what happens: to the logger of the cluster, and on diagnostics channels. Never to the console. */
 import type { Activity } from '../api/diagnostics.js'
 import { MembershipError } from '../api/errors.js'
 import type { Logger } from '../api/logger.js'
 import { monotonicMs } from '../kit/clock.js'
-import { type EventDetails, type EventName, publish } from './events.js'
+import { type MessageDetails, type MessageName, publish } from './diagnostics.js'
 
 const REPEAT_AFTER_MS = 60_000
 
@@ -25,8 +25,8 @@ export class Report {
   }
 
   /**
-   * Something went wrong in the background; it will be tried again. One trouble warns once: what follows until
-   * it is over is for debugging, unless waiting cannot cure it, or a minute has passed.
+   * Something failed in the background; it will be tried again. The first failure is a warning. Until it works
+   * again, the next ones are for debugging, except once a minute, and except for a new error that waiting cannot cure.
    */
   failed(doing: Activity, error: Error): void {
     const inTrouble = this.#troubles.delete(doing)
@@ -34,12 +34,11 @@ export class Report {
     this.publish('error', { doing, error })
     const lasting = error instanceof MembershipError
     const warns = this.#isNews(inTrouble && !lasting ? doing : `${doing}: ${error.message}`)
-    // Until it is over, or for a minute.
     if (warns) this.#warnedMs.set(doing, monotonicMs())
-    this.log(warns ? 'warn' : 'debug', { doing, err: error }, `${doing} failed: ${described(error)}`)
+    this.log(warns ? 'warn' : 'debug', { doing, err: error }, `${doing} failed: ${withCode(error)}`)
   }
 
-  /** Once more, or for the first time. */
+  /** This activity has succeeded: it is not in trouble any longer. */
   succeeded(doing: Activity): void {
     if (this.#troubles.delete(doing)) this.log('debug', { doing }, `${doing} works again`)
   }
@@ -49,32 +48,32 @@ export class Report {
     this.#troubles.delete(doing)
   }
 
-  /** Not said in the last minute. */
+  /** Whether this was not logged in the last minute. */
   #isNews(message: string): boolean {
     if (monotonicMs() < (this.#warnedMs.get(message) ?? -Infinity) + REPEAT_AFTER_MS) return false
-    // Messages may hold changing parts.
+    // Messages may have parts that change: without this the map would grow.
     if (this.#warnedMs.size >= 100) this.#warnedMs.clear()
     this.#warnedMs.set(message, monotonicMs())
     return true
   }
 
-  publish<N extends EventName>(name: N, details: EventDetails<N>): void {
+  publish<N extends MessageName>(name: N, details: MessageDetails<N>): void {
     publish(this.#cluster, name, details)
   }
 
-  /** A logger that throws, or rejects, must not break what it is told about. */
+  /** A logger that throws or rejects must not break the library. */
   log(level: keyof Logger, details: object, message: string): void {
     try {
       const logged: unknown = this.#logger?.[level]({ cluster: this.#cluster, ...details }, message)
       Promise.resolve(logged).catch(() => undefined)
     } catch {
-      // There is nobody left to tell.
+      // There is no other way to tell anybody.
     }
   }
 }
 
-/** With the database's code or Node's, which is all there is when several addresses were tried in vain. */
-function described(error: Error): string {
+/** The message, with the error's code: if several addresses of a host failed, there is only a code. */
+function withCode(error: Error): string {
   const text: unknown = error.message
   const message = typeof text === 'string' ? text : ''
   const { code } = ((error instanceof MembershipError ? error.cause : error) ?? {}) as { code?: unknown }

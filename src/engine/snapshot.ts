@@ -1,4 +1,4 @@
-/** Immutable snapshots of a cluster, and how one follows from another. */
+/** Immutable snapshots of a cluster, and how changes make the next one. */
 import type { Cursor } from '../api/cursor.js'
 import type { Member } from '../api/member.js'
 import type { Snapshot } from '../api/snapshot.js'
@@ -19,13 +19,13 @@ class FrozenSnapshot implements Snapshot {
   }
 
   get(id: string): Member | undefined {
-    // Made when first asked for: most snapshots are only iterated, and a change must stay cheap.
+    // Made at the first call: most snapshots are only iterated, and a change must stay cheap.
     this.#byId ??= new Map(this.members.map((member) => [member.id, member]))
     return this.#byId.get(id.toLowerCase())
   }
 }
 
-/** Of members in token order; those that did not change keep their identity. */
+/** A snapshot of members in the order of tokens. Members that did not change stay the same objects. */
 export function snapshotOf(position: Position, members: readonly Member[], previous?: Snapshot): Snapshot {
   return new FrozenSnapshot(
     position,
@@ -33,7 +33,7 @@ export function snapshotOf(position: Position, members: readonly Member[], previ
   )
 }
 
-/** As it was before, where nothing about it has changed. */
+/** The object of the previous snapshot, if nothing about the member has changed. */
 export function keptMember(member: Member, previous: Snapshot | undefined): Member {
   const before = previous?.get(member.id)
   if (before !== undefined && sameMember(before, member)) return before
@@ -41,8 +41,8 @@ export function keptMember(member: Member, previous: Snapshot | undefined): Memb
 }
 
 /**
- * From a snapshot and all that happened since. undefined: a change fits nothing there. Whoever joins was not
- * there, and whoever changes or leaves was: otherwise snapshot or log is wrong, and only the table tells.
+ * The snapshot after these changes. undefined: a change does not fit. A member that joins must not be there before,
+ * and one that changes or leaves must be. Otherwise the snapshot or the log is wrong, and only the table tells which.
  */
 export function snapshotAfter(
   previous: Snapshot,
@@ -70,8 +70,8 @@ export function snapshotAfter(
 }
 
 /**
- * Brings a list that was read while these changes happened to where it is after them, whichever of them it
- * has seen already: each tells all there is to know about the registration that it names.
+ * Applies changes to a list that was read while they happened. The list may have some of them already: that does no
+ * harm, because each change tells all there is to know about its registration.
  */
 export function catchUp(members: Member[], changes: readonly MemberChange[]): void {
   for (const { kind, member } of changes) {
@@ -82,7 +82,7 @@ export function catchUp(members: Member[], changes: readonly MemberChange[]): vo
   }
 }
 
-/** Whether a watcher of the one would see anything new in the other. */
+/** Whether a watcher that has seen `a` would see nothing new in `b`. */
 export function sameMembers(a: readonly Member[], b: readonly Member[]): boolean {
   return (
     a === b ||

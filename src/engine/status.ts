@@ -1,13 +1,13 @@
-/** How a cluster is connected, derived from four facts; and telling it when it changes. */
+/** Derives the mode of a cluster from four facts, and reports it when it changes. */
 import type { Status } from '../api/status.js'
 import type { Report } from './report.js'
 
 interface Facts {
-  /** A snapshot is there. */
+  /** There is a snapshot. */
   readonly loaded: boolean
   /** The database answered the last time it was asked. */
   readonly answering: boolean
-  /** Announcements or hints arrive. undefined: not known yet. */
+  /** Announcements or hints arrive. undefined: not decided yet. */
   readonly hearing: boolean | undefined
   readonly closed: boolean
 }
@@ -17,7 +17,7 @@ export class ClusterStatus {
   #facts: Facts = { loaded: false, answering: true, hearing: undefined, closed: false }
   #mode: Status['mode'] = 'connecting'
   #since = new Date().toISOString()
-  #toldMode: Status['mode'] = 'connecting'
+  #reportedMode: Status['mode'] = 'connecting'
 
   constructor(report: Report) {
     this.#report = report
@@ -30,9 +30,9 @@ export class ClusterStatus {
       this.#mode = mode
       this.#since = new Date().toISOString()
     }
-    // The first load is often faster than LISTEN: a healthy start is not told as polling.
+    // The first load is often faster than LISTEN: a healthy start is not reported as polling.
     const isPassing = mode === 'polling' && this.#facts.hearing === undefined
-    if (mode !== this.#toldMode && !isPassing) this.#tell(mode)
+    if (mode !== this.#reportedMode && !isPassing) this.#tell(mode)
   }
 
   at(reader: {
@@ -49,7 +49,7 @@ export class ClusterStatus {
   }
 
   #tell(mode: Status['mode']): void {
-    this.#toldMode = mode
+    this.#reportedMode = mode
     this.#report.publish('status', { mode })
     this.#report.log(mode === 'disconnected' ? 'warn' : 'info', { mode }, `Now ${mode}`)
   }

@@ -1,15 +1,15 @@
 /**
- * How a call of a store fails, told by what the engine does about it:
+ * The three ways in which a call of a store fails, by what the engine does about it:
  *
- * - it had no effect: the database answered, and nothing has happened. Try again.
- * - nobody knows: the answer was lost. Try again; a second attempt finds what the first one did.
- * - it never will: waiting does not help. A ConnectionError, SchemaError or OptionError says why; the caller gets it.
+ * - 'no effect': the database answered, and nothing has happened. Try again.
+ * - 'nobody knows': the answer was lost. Try again; a second attempt finds what the first one did.
+ * - 'never': waiting does not help. A ConnectionError, SchemaError or OptionError says why; the caller gets it.
  */
 import { ConnectionError, OptionError, SchemaError } from '../api/errors.js'
 
 export type LastingError = ConnectionError | SchemaError | OptionError
 
-/** Thrown by a store: it had no effect, or nobody knows. Anything else that a store throws counts as 'nobody knows'. */
+/** What a store throws if waiting may help. Any other error that is no LastingError counts as 'nobody knows'. */
 export class StoreError extends Error {
   readonly outcome: 'no effect' | 'nobody knows'
   /** What went wrong, for people. */
@@ -24,9 +24,9 @@ export class StoreError extends Error {
 
 export interface Failure {
   readonly outcome: StoreError['outcome'] | 'never'
-  /** For whoever waits, the logger and the diagnostics. */
+  /** The error for calls that wait, for the logger and for the diagnostics. */
   readonly error: Error
-  /** The database was reached. */
+  /** Whether the database was reached. */
   readonly answered: boolean
 }
 

@@ -1,4 +1,4 @@
-/** What a cluster asks of whatever holds its members: the one thing PostgreSQL and memory differ in. */
+/** The port: what a cluster asks of the store of its members. PostgreSQL and memory differ only in this. */
 import type { Change } from '../api/change.js'
 import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
@@ -14,7 +14,7 @@ export function samePosition(a: Position, b: Position): boolean {
   return a.revision === b.revision && a.stamp === b.stamp
 }
 
-/** Before its first change, a cluster has no stamp that anybody could have seen. */
+/** A stamp belongs to a change: a cluster without any has none, even if its row has a value there. */
 export function positionOf(revision: number, stamp: string): Position {
   return { revision, stamp: revision === 0 ? '' : stamp }
 }
@@ -26,50 +26,50 @@ export interface MemberChange {
   readonly member: Member
 }
 
-/** What one transaction has changed. */
+/** The changes of one transaction. */
 export interface Delta {
   readonly to: Position
-  /** undefined: what happened before `to` is not told, or was nothing. */
+  /** undefined: nothing happened, or the delta does not tell what. */
   readonly from: Position | undefined
   readonly changes: readonly MemberChange[]
 }
 
-/** A delta that tells only where a change has led. */
+/** A delta that tells where the cluster is, but not what changed. */
 export function untold(to: Position): Delta {
   return { to, from: undefined, changes: [] }
 }
 
-/** One stay of a member; what names a row beyond doubt. */
+/** One registration of a membership. Id and token together name one row. */
 export interface Registration {
   readonly id: string
   readonly token: number
 }
 
-/** Where the database found a cluster. */
+/** The position of a cluster that an answer of the database tells. */
 export interface Sighting extends Position {
   /** Turns to sweep were missed. */
   readonly sweepOverdue: boolean
 }
 
-/** What one statement reads of a cluster: bounded in bytes, so that it fits into its time. */
+/** What one statement reads of a cluster: bounded in bytes, so that the statement ends in time. */
 export interface Reading extends Sighting {
-  /** What the history has at the position that was asked about: unknown where the log was trimmed, or ends before. */
+  /** Whether the history has the position that was asked about. 'unknown': the log was trimmed, or ends before it. */
   readonly history: 'same' | 'other' | 'unknown'
 }
 
 export interface ChangesReading extends Reading {
-  /** The first of those that were asked for, at least one if there is any; none unless history is 'same'. */
+  /** The first of the changes that were asked for: at least one if there are any. None unless `history` is 'same'. */
   readonly changes: readonly MemberChange[]
   /** The position after them. */
   readonly reached: Position
 }
 
 export interface MembersReading extends Reading {
-  /** In token order, at least one if there is any. */
+  /** In the order of tokens; at least one if there are any. */
   readonly members: readonly Member[]
   /** There are no more. */
   readonly complete: boolean
-  /** From a standby, whose view may be old. */
+  /** The answer comes from a standby, whose view may be old. */
   readonly recovering: boolean
 }
 
@@ -86,7 +86,7 @@ export interface LogReading {
 }
 
 export interface Heartbeat extends Sighting {
-  /** Ids whose rows somebody holds locked: renewed, unless they were about to be removed. */
+  /** Ids of rows that somebody has locked. They are renewed, unless they were about to be removed. */
   readonly locked: readonly string[]
   /** Registrations that are gone, and why. */
   readonly missing: ReadonlyMap<string, LossReason>
@@ -102,40 +102,40 @@ export interface Sweep {
   /** Milliseconds until this process's next turn. */
   readonly waitMs: number
   readonly removed: number
-  /** What could not be removed, and why. */
+  /** Which members could not be removed, and why. */
   readonly obstacles: readonly string[]
 }
 
-/** What a write has done. The position that its delta leads to shows it. */
+/** What `register` has done. A snapshot at the end of the delta, or after it, shows it. */
 export interface Registered {
-  /** The tokens by id; undefined where another cluster holds the id. Left out: try again. */
+  /** The tokens by id. undefined: the id is registered in another cluster. An id that is left out: try again. */
   readonly tokens: ReadonlyMap<string, number | undefined>
   readonly delta: Delta
 }
 
 export interface DataSet {
-  /** The ids that were left alone because somebody holds their rows. */
+  /** The ids whose data is not set, because somebody has locked their rows. */
   readonly pending: readonly string[]
   readonly delta: Delta
 }
 
 export interface Departure {
-  /** The ids that are still there because somebody holds their rows, or refuses. */
+  /** The ids that are still registered, because somebody has locked their rows, or the database refuses. */
   readonly pending: readonly string[]
-  /** Who refuses, and why. */
+  /** Which of these the database refuses to remove, and why. */
   readonly obstacles: readonly string[]
   readonly delta: Delta
 }
 
 export interface Store {
-  /** What happened since, up to a revision if one is given. */
+  /** Reads the changes after a position, up to the revision `upTo` if it is given. */
   readChanges(since: Position, upTo?: number): Promise<ChangesReading>
-  /** The members whose tokens are above `after`. */
+  /** Reads the members with a token above `after`. The answer's `history` is about `since`. */
   readMembers(after: number, since?: Position): Promise<MembersReading>
   /** What the log has after a position; without one, only where the cluster is. */
   readLog(after?: Position): Promise<LogReading>
   heartbeat(registrations: readonly Registration[]): Promise<Heartbeat>
-  /** A retry finds its own row. */
+  /** A retry finds the row of the first attempt: its token is above the floor. */
   register(
     wanted: readonly { readonly id: string; readonly data: string; readonly floor: number }[],
   ): Promise<Registered>

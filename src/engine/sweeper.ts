@@ -1,4 +1,4 @@
-/** Takes this process's turns at removing the members of a cluster that are gone. The rules are the database's. */
+/** Takes this process's turns to remove the members of a cluster that are gone. The database has the rules. */
 import { Loop } from '../kit/loop.js'
 import type { Report } from './report.js'
 import type { Store } from './store.js'
@@ -7,17 +7,17 @@ import { failureOf } from './store-error.js'
 export interface SweeperOptions {
   readonly store: Store
   readonly report: Report
-  /** Whether somebody is to be watched; nobody is where all members are this process's own. */
-  readonly watching: () => boolean
+  /** Whether other processes have members in the cluster: a process does not sweep for its own. */
+  readonly hasOthers: () => boolean
 }
 
-/** Also where waiting seems to be of no use: others rely on this process, and a grant may be missing for a moment. */
+/** Also after an error that waiting does not seem to cure: others rely on the sweeps, and a missing grant may come. */
 const MAX_BACKOFF_MS = 2_000
 
 export class Sweeper {
   readonly #options: SweeperOptions
   readonly #loop: Loop
-  #following = false
+  #takesTurns = false
   #obstacles = ''
 
   constructor(options: SweeperOptions) {
@@ -29,19 +29,19 @@ export class Sweeper {
     })
   }
 
-  /** Takes part from now on, while there is somebody to watch. */
-  follow(): void {
-    if (!this.#following) this.sweepNow()
+  /** Takes turns from now on, while other processes have members. */
+  takeTurns(): void {
+    if (!this.#takesTurns) this.sweepNow()
   }
 
-  /** Nobody has swept for too long. */
+  /** Nobody has swept the cluster for too long. */
   sweepNow(): void {
-    if (!this.#options.watching()) return
-    this.#following = true
+    if (!this.#options.hasOthers()) return
+    this.#takesTurns = true
     this.#loop.wake()
   }
 
-  /** The database is reached again: no backoff applies. */
+  /** The database is reached again: ends a backoff. */
   retry(): void {
     this.#loop.retry()
   }
@@ -51,16 +51,16 @@ export class Sweeper {
   }
 
   async #sweep(): Promise<number> {
-    const { store, report, watching } = this.#options
-    if (!watching()) {
-      this.#following = false
+    const { store, report, hasOthers } = this.#options
+    if (!hasOthers()) {
+      this.#takesTurns = false
       report.succeeded('sweep')
       return Infinity
     }
     const { waitMs, removed, obstacles } = await store.sweep()
     report.succeeded('sweep')
     report.publish('sweep', { removed, obstacles })
-    // Once, not twice a second for as long as it stands in the way.
+    // Log an obstacle once, not at every sweep while it lasts.
     if (obstacles.join() !== this.#obstacles) {
       this.#obstacles = obstacles.join()
       if (obstacles.length > 0)

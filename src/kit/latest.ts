@@ -1,4 +1,4 @@
-/** The newest of a series of values, for any number of watchers, none of which can make anyone wait. */
+/** Keeps the newest of a series of values for any number of watchers. A slow watcher delays nobody. */
 import type { WaitOptions } from '../api/wait-options.js'
 import { iteratorOf, Steps } from './steps.js'
 import { onAbort } from './waiting.js'
@@ -9,7 +9,7 @@ export class Latest<T> {
   #value: T | undefined
   #ended = false
 
-  /** `same`: whether a watcher that has seen the one need not see the other. */
+  /** `same(a, b)`: true if a watcher that has seen `a` need not see `b`. */
   constructor(same: (a: T, b: T) => boolean) {
     this.#same = same
   }
@@ -19,7 +19,7 @@ export class Latest<T> {
     for (const watcher of [...this.#watchers]) watcher.offer(value)
   }
 
-  /** Ends every watcher, after it has taken nothing more. */
+  /** Ends every watcher. It drops a value that was not taken yet. */
   end(): void {
     this.#ended = true
     for (const watcher of [...this.#watchers]) watcher.end()
@@ -31,8 +31,8 @@ export class Latest<T> {
   }
 
   /**
-   * Yields the present value at once, then the newest after each change; what a slow consumer misses
-   * it never sees. `onSubscribe` runs at the first `next()`. Ends normally when the signal aborts.
+   * Yields the present value at once, then the newest after each change. A slow consumer skips the values in
+   * between. `onSubscribe` runs at the first `next()`. Ends normally when the signal aborts.
    */
   watch(options: WaitOptions, onSubscribe: () => void): AsyncIterableIterator<T> {
     const watcher = new Watcher(this.#same, options.signal, () => this.#watchers.delete(watcher))
@@ -68,7 +68,7 @@ class Watcher<T> {
     this.#onEnd = onEnd
   }
 
-  /** True the first time, unless it has ended, or ends by that. */
+  /** Returns true at the first call, unless the watcher has ended or its signal is already aborted. */
   subscribe(): boolean {
     if (this.#subscribed) return false
     this.#subscribed = true

@@ -1,19 +1,17 @@
-/** One piece of work, done again and again, never twice at a time. */
+/** Repeats one piece of work. Two runs never overlap. */
 
 export interface LoopOptions {
-  /**
-   * Does the work once; returns after how many milliseconds to do it again, Infinity for when woken.
-   */
+  /** Does the work once. Returns the milliseconds until the next run; Infinity: not before a wake. */
   readonly run: () => Promise<number>
-  /** When it rejects: returns after how many milliseconds to do it again, or undefined for a backoff. */
+  /** Called when `run` rejects. Returns the milliseconds until the next run; undefined: a backoff. */
   readonly onError: (error: Error) => number | undefined
-  /** The longest backoff in milliseconds; asked at each failure. */
+  /** The longest backoff in milliseconds; called at each failure. */
   readonly maxBackoffMs: () => number
 }
 
 const FIRST_BACKOFF_MS = 20
 
-/** Full jitter between half and the whole of an exponentially growing bound. `random` is in [0, 1). */
+/** A random time between half and all of a bound that doubles with each failure. `random` is in [0, 1). */
 export function backoffMs(failures: number, maxMs: number, random: number): number {
   const bound = Math.min(maxMs, FIRST_BACKOFF_MS * 2 ** Math.min(failures - 1, 30))
   return bound * (0.5 + random / 2)
@@ -22,7 +20,7 @@ export function backoffMs(failures: number, maxMs: number, random: number): numb
 export class Loop {
   readonly #options: LoopOptions
   #state: 'idle' | 'running' | 'stopped' = 'idle'
-  /** Woken while running: once more. */
+  /** A wake came during the present run: run once more. */
   #again = false
   #failures = 0
   #timer: NodeJS.Timeout | undefined
@@ -33,26 +31,26 @@ export class Loop {
   }
 
   /**
-   * Runs now, or once more after the present run: any number of wakes cost at most one run more.
-   * A wake does not shorten a backoff, so that hints cannot hammer a database in trouble.
+   * Runs now, or once more after the present run: any number of wakes cause at most one more run.
+   * A wake does not shorten a backoff, so that hints cannot flood a database in trouble.
    */
   wake(): void {
     if (this.#state === 'running') this.#again = true
     else if (this.#state === 'idle' && !(this.#failures > 0 && this.#timer !== undefined)) this.#start()
   }
 
-  /** Like wake, and cuts a backoff short: for what a person or a new connection asks. */
+  /** Like `wake`, but also ends a backoff: for calls of the application, and after a new connection. */
   wakeNow(): void {
     if (this.#state === 'idle') this.#start()
     else this.wake()
   }
 
-  /** What it failed at may work now: cuts a backoff short, and does nothing else. */
+  /** Ends a backoff, because the work that failed may succeed now. Does nothing if there is no backoff. */
   retry(): void {
     if (this.#state === 'idle' && this.#failures > 0 && this.#timer !== undefined) this.#start()
   }
 
-  /** Runs no more. Resolves when the present run has ended. */
+  /** Starts no more runs. Resolves when the present run has ended. */
   stop(): Promise<void> {
     this.#state = 'stopped'
     clearTimeout(this.#timer)
@@ -68,7 +66,7 @@ export class Loop {
 
   async #run(): Promise<void> {
     let delayMs: number
-    // Out of the caller's turn: all that is asked in one turn is done in one run.
+    // Wait for the end of the caller's tick: one run does all that was asked for in one tick.
     await Promise.resolve()
     do {
       this.#again = false
@@ -91,7 +89,7 @@ export class Loop {
     return onError(error) ?? backoffMs(this.#failures, maxBackoffMs(), Math.random())
   }
 
-  // Behind `await`, another call may have woken or stopped it.
+  // During an `await`, another call may have woken or stopped it.
   #isWoken(): boolean {
     return this.#again && !this.#isStopped()
   }

@@ -1,16 +1,16 @@
 /**
- * Questions that go to the database together: all that wait for the connection when it is free, in one statement.
- * One question alone never waits for others.
+ * Sends questions to the database together: when the connection is free, all questions that wait for it go in one
+ * statement. A question never waits for more questions to come.
  */
 export interface TogetherOptions<Db, Q, A> {
-  /** Waits for the connection, and has it meanwhile. */
+  /** Waits for the connection, then calls `use` with it. */
   readonly connection: (use: (db: Db) => Promise<void>) => Promise<void>
-  /** The answers, in the order of the questions. */
+  /** Returns the answers, in the order of the questions. */
   readonly ask: (db: Db, questions: readonly Q[]) => Promise<readonly A[]>
-  /** How much of a statement a question takes, of 1. */
+  /** The part of one statement that a question fills, from 0 to 1. */
   readonly share: (question: Q) => number
-  /** After such an error each is asked alone: what is wrong with one must not hold up the others. */
-  readonly isOfOne: (error: unknown) => boolean
+  /** True if a single question may have caused the error: each is then asked alone, so that the others get answers. */
+  readonly mayConcernOne: (error: unknown) => boolean
 }
 
 interface Waiting<Q, A> {
@@ -39,17 +39,17 @@ export class Together<Db, Q, A> {
     this.#isRunning = true
     while (this.#waiting.length > 0) {
       try {
-        await this.#options.connection((db) => this.#askAll(db, this.#next()))
+        await this.#options.connection((db) => this.#askAll(db, this.#takeBatch()))
       } catch (error) {
-        // The connection was not to be had.
+        // No connection could be opened.
         for (const { reject } of this.#waiting.splice(0)) reject(error)
       }
     }
     this.#isRunning = false
   }
 
-  /** Those that fit into one statement; at least one. */
-  #next(): Waiting<Q, A>[] {
+  /** Takes out the questions that fit into one statement; at least one. */
+  #takeBatch(): Waiting<Q, A>[] {
     let [count, taken] = [0, 0]
     for (const { question } of this.#waiting) {
       taken += this.#options.share(question)
@@ -59,18 +59,18 @@ export class Together<Db, Q, A> {
     return this.#waiting.splice(0, count)
   }
 
-  async #askAll(db: Db, some: readonly Waiting<Q, A>[]): Promise<void> {
+  async #askAll(db: Db, batch: readonly Waiting<Q, A>[]): Promise<void> {
     try {
       const answers = await this.#options.ask(
         db,
-        some.map(({ question }) => question),
+        batch.map(({ question }) => question),
       )
-      if (answers.length !== some.length) throw new Error('The database left out an answer')
-      for (const [n, answer] of answers.entries()) some[n]?.resolve(answer)
+      if (answers.length !== batch.length) throw new Error('The database left out an answer')
+      for (const [n, answer] of answers.entries()) batch[n]?.resolve(answer)
     } catch (error) {
-      if (some.length > 1 && this.#options.isOfOne(error)) {
-        for (const one of some) await this.#askAll(db, [one])
-      } else for (const { reject } of some) reject(error)
+      if (batch.length > 1 && this.#options.mayConcernOne(error)) {
+        for (const one of batch) await this.#askAll(db, [one])
+      } else for (const { reject } of batch) reject(error)
     }
   }
 }

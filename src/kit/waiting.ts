@@ -1,18 +1,18 @@
-/** Waiting that a signal, or a bound, can end. */
+/** Waits that a signal or a time limit can end. */
 import { setMaxListeners } from 'node:events'
 import { AbortedError } from '../api/errors.js'
 import type { WaitOptions } from '../api/wait-options.js'
 
-/** Hundreds of waits may share one signal: that is no leak, and no reason for Node's warning. */
+/** Hundreds of waits may share one signal. That is no leak, so Node must not warn about it. */
 export function allowManyListeners(signal: AbortSignal): void {
   try {
     setMaxListeners(0, signal)
   } catch {
-    // Not Node's own, so Node does not warn about it.
+    // The signal is not one of Node's own, so Node does not warn about it.
   }
 }
 
-/** Calls back once when the signal aborts, at once if it has. Returns how to stop listening. */
+/** Calls back once when the signal aborts, or at once if it already has. Returns a function that stops listening. */
 export function onAbort(signal: AbortSignal | undefined, callback: () => void): () => void {
   if (signal === undefined) return () => undefined
   if (signal.aborted) {
@@ -29,9 +29,10 @@ export function abortedError(signal: AbortSignal, lastError?: Error): AbortedErr
 }
 
 /**
- * Bounds a wait, by time and perhaps by a signal; what comes too late is dropped. After a stall of this
- * process a timer runs before the answer is read that has long been there: it gets a turn to be heard. A
- * deadline may have passed already, and Node would print a warning about a negative time.
+ * Limits a wait by time, and by a signal if there is one. A result that comes too late is dropped.
+ *
+ * After a stall of this process, Node runs timers before it reads answers that have arrived meanwhile. So a late
+ * answer gets two more ticks. `ms` may be negative, if a deadline has passed; Node would warn about a negative timer.
  */
 export async function within<T>(
   ms: number,
@@ -42,7 +43,7 @@ export async function within<T>(
   let timer: NodeJS.Timeout | undefined
   let release = (): void => undefined
   const late = new Promise<never>((_, reject) => {
-    // Made when it is needed: with its stack, an error costs more than all else here.
+    // The error is made only when it is needed: its stack costs more than all else here.
     const isLate = (): void => reject(new Error(`${what} took longer than ${String(Math.round(ms))} ms`))
     timer = setTimeout(() => setImmediate(() => setImmediate(isLate)), Math.max(0, ms))
     release = onAbort(signal, () => reject(new Error(`${what} was given up`)))
@@ -56,7 +57,7 @@ export async function within<T>(
   }
 }
 
-/** Promises of one kind that are settled together. */
+/** Waits of one kind that are settled together. */
 export class Waiting<T> {
   readonly #entries = new Set<{
     readonly rank: number
@@ -68,7 +69,7 @@ export class Waiting<T> {
     return this.#entries.size
   }
 
-  /** On abort only this wait ends, with an AbortedError that carries `lastError()`. */
+  /** If the signal aborts, only this wait ends: with an AbortedError that carries `lastError()`. */
   wait(options: WaitOptions = {}, lastError?: () => Error | undefined, rank = 0): Promise<T> {
     const { signal } = options
     return new Promise<T>((resolve, reject) => {
@@ -90,7 +91,7 @@ export class Waiting<T> {
     })
   }
 
-  /** Resolves all whose rank is not above this one. */
+  /** Resolves all waits with a rank of at most `upTo`. */
   resolve(value: T, upTo = Infinity): void {
     for (const entry of [...this.#entries]) if (entry.rank <= upTo) entry.resolve(value)
   }

@@ -1,23 +1,23 @@
-import type { Wires } from '../engine/cluster-core.js'
+import type { Callbacks } from '../engine/cluster-core.js'
 import { StoreError } from '../engine/store-error.js'
 
-/** Between a cluster and its world. */
+/** The link between a cluster and its world, which a test can cut. */
 export class Cord {
-  wires: Wires | undefined
+  callbacks: Callbacks | undefined
   #whole = true
 
   cut(): void {
     if (!this.#whole) return
     this.#whole = false
-    this.wires?.distrust()
-    this.wires?.hearing(false)
-    this.wires?.reconnect()
+    this.callbacks?.distrust()
+    this.callbacks?.hearing(false)
+    this.callbacks?.recover()
   }
 
   join(): void {
     this.#whole = true
-    this.wires?.hearing(true)
-    this.wires?.reconnect()
+    this.callbacks?.hearing(true)
+    this.callbacks?.recover()
   }
 
   get isWhole(): boolean {
@@ -25,7 +25,7 @@ export class Cord {
   }
 
   async pull(): Promise<void> {
-    // As a database answers: not in the caller's turn.
+    // Like a database, it never answers in the same tick.
     await Promise.resolve()
     if (!this.#whole) throw new StoreError('nobody knows', new Error('The cluster is cut off from its world'))
   }

@@ -13,7 +13,7 @@ import { Cord } from './cord.js'
 import { MemoryStore } from './store.js'
 import { Table } from './table.js'
 
-/** What clusters are in. Those made with the same world and name see one another. */
+/** The place that clusters in memory are in. Those with the same world and name see one another. */
 export class MemoryWorld {
   /** Takes a member away as others would: its owner learns that it was lost, and why. */
   remove(id: string, reason: 'expired' | 'crashed' | 'removed' = 'removed'): void {
@@ -25,7 +25,7 @@ export class MemoryWorld {
     cordOf(cluster).cut()
   }
 
-  /** It finds out at once what became of its registrations meanwhile. */
+  /** Ends a cut: the cluster finds out at once what became of its registrations meanwhile. */
   reconnect(cluster: MemoryCluster): void {
     cordOf(cluster).join()
   }
@@ -54,8 +54,8 @@ export class MemoryCluster extends ClusterCore implements Cluster {
       timing: NEVER,
       report,
       onSurprise: () => undefined,
-      disconnect: () => Promise.resolve(),
-      connect: (wires) => store.connect(wires),
+      detach: () => Promise.resolve(),
+      start: (callbacks) => store.start(callbacks),
     })
     cords.set(this, cord)
   }

@@ -1,5 +1,5 @@
 import type { QueryClient } from '../api/query-client.js'
-import type { Wires } from '../engine/cluster-core.js'
+import type { Callbacks } from '../engine/cluster-core.js'
 import {
   type ChangesReading,
   type DataSet,
@@ -28,13 +28,13 @@ export class MemoryStore implements Store {
     this.#cord = cord
   }
 
-  connect(wires: Wires): () => void {
+  start(callbacks: Callbacks): () => void {
     const hint = (): void => {
-      if (this.#cord.isWhole) wires.hint()
+      if (this.#cord.isWhole) callbacks.hint()
     }
-    this.#cord.wires = wires
+    this.#cord.callbacks = callbacks
     this.#table.hints.add(hint)
-    wires.hearing(this.#cord.isWhole)
+    callbacks.hearing(this.#cord.isWhole)
     return () => this.#table.hints.delete(hint)
   }
 
@@ -90,7 +90,7 @@ export class MemoryStore implements Store {
     return { waitMs: Infinity, removed: 0, obstacles: [] }
   }
 
-  /** Readers look: it costs no more. */
+  /** Readers refresh, which costs no more here than a delta with changes. */
   #untold(): Delta {
     return untold(this.#table.sighting)
   }

@@ -1,10 +1,10 @@
 /**
- * What the database announces on a cluster's members' channel (`announce()`, in the migrations): checked, read,
- * and put together to deltas.
+ * Reads the announcements on a cluster's members' channel (`announce()`, in the migrations): checks them, and puts
+ * them together to deltas.
  *
- * Anybody who can connect may send on a channel that he knows. An announcement counts only with the right code
- * (HMAC-SHA256 with a key that members alone are told), and only from the server that this process's heartbeats
- * go to: after a failover, the old primary knows the key as well. Anything else is dropped, and costs nothing.
+ * Anybody who can connect can send on a channel whose name he has. An announcement counts only with the right code
+ * (HMAC-SHA256 with a key that only members get), and only from the server that this process's heartbeats go to:
+ * after a failover, the old primary still has the key. Anything else is dropped, and causes no query.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { Member } from '../api/member.js'
@@ -17,62 +17,62 @@ import {
   untold,
 } from '../engine/store.js'
 
-/** Where changes are announced to members, and what they are told it by. */
+/** The channel on which changes are announced to members, and the key that proves them. */
 export interface MembersChannel {
   readonly name: string
   readonly key: Buffer
-  /** The cluster's hint channel: it stands for schema and cluster in each announcement. */
+  /** The name of the cluster's hint channel. Each announcement has it, to say which schema and cluster it is for. */
   readonly hints: string
 }
 
-/** A transaction changes a cluster once or several times; each time is announced in one page or several. */
+/** One notification. A transaction changes a cluster once or several times; each time is announced in pages. */
 interface Page {
   readonly server: string
-  /** Of this time. */
+  /** The positions before and after this time. */
   readonly from: Position
   readonly to: Position
-  /** Of the transaction. */
+  /** The last revision of the transaction. */
   readonly lastRevision: number
-  /** Of the first change on this page. */
+  /** The revision of the first change on this page. */
   readonly first: number
   readonly changes: readonly MemberChange[]
 }
 
-/** A transaction of which more is to come. */
-interface Open {
+/** A transaction whose last page has not come yet. */
+interface Unfinished {
   readonly from: Position
   readonly last: Page
   readonly changes: MemberChange[]
 }
 
-/** What is kept of a transaction before its end is there. Of a larger one, readers look. */
+/** How many changes of an unfinished transaction are kept. After a larger one, the reader refreshes. */
 const MAX_CHANGES = 10_000
 
 export class Announcements {
   readonly #channel: MembersChannel
-  #open: Open | undefined
+  #unfinished: Unfinished | undefined
 
   constructor(channel: MembersChannel) {
     this.#channel = channel
   }
 
   /**
-   * The whole of a transaction when its last page is there; a delta without a beginning where something happened
-   * that is not told, or no longer. undefined: it is not over yet, or not for us.
+   * Returns the delta of a transaction when its last page has come. The delta has no `from` if its changes were not
+   * announced, or if a page is missing. undefined: the last page has not come, or the announcement does not count.
    */
   hear(payload: string, server: string | undefined): Delta | undefined {
     const page = this.#authentic(payload)
     if (page === undefined || page.server !== server) return undefined
-    const open = this.#open
-    this.#open = undefined
+    const unfinished = this.#unfinished
+    this.#unfinished = undefined
     const isBeginning = page.first === page.from.revision + 1
-    const before = open !== undefined && follows(page, open.last) ? open : undefined
+    const before = unfinished !== undefined && follows(page, unfinished.last) ? unfinished : undefined
     if (page.changes.length === 0 || (before === undefined && !isBeginning)) return untold(page.to)
     const from = before?.from ?? page.from
     const changes = before?.changes ?? []
     changes.push(...page.changes)
     if (nextOf(page) > page.lastRevision) return { to: page.to, from, changes }
-    if (changes.length <= MAX_CHANGES) this.#open = { from, last: page, changes }
+    if (changes.length <= MAX_CHANGES) this.#unfinished = { from, last: page, changes }
     return undefined
   }
 
@@ -85,7 +85,7 @@ export class Announcements {
   }
 }
 
-/** Of the change after it. */
+/** The revision of the first change after this page. */
 function nextOf({ first, changes }: Page): number {
   return first + changes.length
 }
@@ -104,10 +104,10 @@ const HEADER = new RegExp(
 )
 const CHANGE = new RegExp(`^([jul]) (${UUID}) (${INTEGER}) (${INTEGER}) ([A-Za-z0-9+/]*={0,2})$`)
 const KINDS: Readonly<Record<string, MemberChange['kind']>> = { j: 'joined', u: 'updated', l: 'left' }
-/** The end of the year 9999, up to which Date and PostgreSQL write years alike. */
+/** The end of the year 9999: up to then, Date and PostgreSQL write years alike. */
 const MAX_TIME_MS = 253_402_300_799_999
 
-/** undefined: nothing that announce() writes. */
+/** undefined: announce() does not write such a text. */
 function pageOf(body: string, hints: string): Page | undefined {
   const [header = '', ...lines] = body.split('\n')
   const [, channel, server = '', fromRevision, fromStamp = '', toRevision, toStamp = '', last, start] =

@@ -9,9 +9,9 @@ import { SharedConnections } from './connection/shared-connections.js'
 import { type Connection, type Connections, schemaName } from './options.js'
 import { PostgresStore } from './store.js'
 
-/** Options of `PostgresCluster`. Names that are no option are refused. */
+/** Options of `PostgresCluster`. Any other name is refused. */
 export interface PostgresClusterOptions {
-  /** 1 to 255 bytes of UTF-8, without U+0000. Clusters of other names, or in other schemas, are never seen. */
+  /** 1 to 255 bytes of UTF-8, without U+0000. A cluster never sees one of another name, or in another schema. */
   readonly name: string
   /**
    * For queries; may go through a pooler. A function is called before every connect; a standby is refused. Or the
@@ -38,7 +38,7 @@ export interface PostgresClusterOptions {
   readonly crashGraceMs?: number | false
   /** Bound of close(), in milliseconds. 0 to 3_600_000; default 5_000. */
   readonly closeTimeoutMs?: number
-  /** Is told what goes on in the background. pino and console fit. Default: silence. */
+  /** Gets messages about the work in the background. pino and console fit. Default: no logging. */
   readonly logger?: Logger
 }
 
@@ -47,7 +47,7 @@ const OPTIONS = ['name', 'connection', 'listenConnection', 'schema', 'logger'].c
 )
 
 const POOLER =
-  'The connection leads through a pooler, which may lose LISTEN, so changes are polled for, every pollMs. ' +
+  'The connection goes through a pooler, which may lose LISTEN. So this cluster polls for changes, every pollMs. ' +
   'Give a direct or session-mode address as listenConnection, or false to poll without this warning'
 
 /**
@@ -64,10 +64,10 @@ const POOLER =
  * for await (const members of cluster.watchMembers()) console.log(members)
  */
 export class PostgresCluster extends ClusterCore {
-  /** To be given as `connection` to other clusters of this process, which then share them. */
+  /** Give this as `connection` to other clusters of this process: they share the connections. */
   readonly connections: Connections
 
-  /** @throws OptionError naming option, value and range. */
+  /** @throws OptionError that names the option, the value and the range. */
   constructor(options: PostgresClusterOptions) {
     checkOptions('PostgresCluster', options, OPTIONS)
     const name = clusterName(options.name)
@@ -83,9 +83,9 @@ export class PostgresCluster extends ClusterCore {
       timing: times,
       report,
       onSurprise: () => connections.listener?.doubt(),
-      disconnect: detach,
-      connect: ({ hint, take, hearing, reconnect, retry, patienceMs }) => {
-        const stopUsing = connections.use({ lost: reconnect, reached: retry, patienceMs })
+      detach,
+      start: ({ hint, take, hearing, recover, retry, patienceMs }) => {
+        const stopUsing = connections.use({ lost: recover, reached: retry, patienceMs })
         // undefined: this role may only read, and is told that something changed, but not what.
         let announcements: Announcements | undefined
         const unsubscribe = connections.listener?.subscribe({
@@ -121,7 +121,7 @@ export class PostgresCluster extends ClusterCore {
   }
 }
 
-/** What users hold has nothing that they could reach into. */
+/** Users get handles without any fields, so that they cannot reach the connections. */
 const behind = new WeakMap<object, SharedConnections>()
 const handles = new WeakMap<SharedConnections, Connections>()
 
@@ -137,7 +137,11 @@ function connectionsOf(options: PostgresClusterOptions): SharedConnections {
   const shared = behind.get(connection as object)
   if (shared !== undefined) {
     if (listenConnection !== undefined) {
-      refuse('listenConnection', listenConnection, 'be left out where connections are shared: it is theirs')
+      refuse(
+        'listenConnection',
+        listenConnection,
+        'be left out where connections are shared: these have their own',
+      )
     }
     return shared
   }

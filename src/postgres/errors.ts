@@ -1,14 +1,14 @@
-/** What an error from the database or the network means for a caller: SQLSTATEs are known here, and nowhere else. */
+/** What an error from the database or the network means for a caller. Only this file interprets SQLSTATEs. */
 import { ConnectionError, type MembershipError, SchemaError } from '../api/errors.js'
 import { isLasting, StoreError } from '../engine/store-error.js'
 
-/** SQLSTATE or Node's own code. */
+/** The SQLSTATE, or the code of an error of Node. */
 export function errorCode(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null | undefined)?.code
   return typeof code === 'string' ? code : undefined
 }
 
-/** What the server itself answered, if it was the server that spoke. */
+/** The SQLSTATE, if the error is the server's answer. */
 function sqlstate(error: unknown): string | undefined {
   const code = errorCode(error)
   return code !== undefined && /^[0-9A-Z]{5}$/.test(code) && 'severity' in (error as object)
@@ -17,15 +17,15 @@ function sqlstate(error: unknown): string | undefined {
 }
 
 /**
- * After this, the connection is not to be used again: it is broken, leads to a server that takes no writes,
- * its server's clock jumped (MB003, a registration that seems too old): the next one asks for the time anew; or
- * what it has prepared has another result now, after a migration.
+ * Whether the connection must not be used again after this error. It is broken, or its server takes no writes. Or the
+ * server's clock jumped (MB003: a registration seems too old), and a new connection asks for the time again. Or a
+ * prepared statement has another result since a migration.
  */
 export function breaksConnection(error: unknown): boolean {
   return /^(57P0|08|25006|MB003|$)/.test(sqlstate(error) ?? '') || isPlanOutdated(error)
 }
 
-/** The server answered and the statement had no effect; otherwise nobody knows whether it had. */
+/** The server answered, and the statement had no effect. Otherwise nobody knows whether it had one. */
 function wasRefused(error: unknown): boolean {
   return sqlstate(error) === 'MB003' || isPlanOutdated(error) || !breaksConnection(error)
 }
@@ -36,7 +36,7 @@ function isPlanOutdated(error: unknown): boolean {
   return sqlstate(error) === '0A000' && routine === 'RevalidateCachedQuery'
 }
 
-/** Serialization failure, deadlock, lock timeout, and a duplicate of one's own attempt: try again soon. */
+/** Serialization failure, deadlock, lock timeout, or a duplicate of this process's own attempt: try again soon. */
 function isConflict(error: unknown): boolean {
   return ['40001', '40P01', '55P03', '23505'].includes(errorCode(error) ?? '')
 }
@@ -56,7 +56,7 @@ const PERMANENT_TLS = new Set([
   'ERR_TLS_CERT_ALTNAME_INVALID',
 ])
 
-/** As the engine knows it: a statement had no effect, nobody knows whether it had, or it never will. */
+/** The error for the engine: the statement had no effect, nobody knows whether it had one, or it never will. */
 export function storeError(error: unknown): StoreError | MembershipError {
   const cause = error instanceof Error ? error : new Error(String(error))
   return permanentError(error) ?? new StoreError(wasRefused(error) ? 'no effect' : 'nobody knows', cause)
@@ -79,9 +79,9 @@ export function permanentError(error: unknown): MembershipError | undefined {
   const problem = schemaProblem(error)
   if (problem !== undefined || !wasRefused(error) || isConflict(error) || isPlanOutdated(error))
     return problem
-  // Wrong data, a violated constraint, an unknown thing: the statement will never do.
+  // Wrong data, a violated constraint, an unknown object: the statement will never succeed.
   if (/^(0A|22|23|42)/.test(code))
-    return new SchemaError(`The database refuses it: ${message}`, { cause: error })
+    return new SchemaError(`The database refuses the statement: ${message}`, { cause: error })
   return undefined
 }
 
@@ -92,7 +92,7 @@ const MISSING_SQLSTATES: ReadonlySet<unknown> = new Set([
 ])
 const NO_PRIVILEGE = '42501'
 
-/** The error to give a caller when the schema is missing or not granted; undefined when it is something else. */
+/** The error to give a caller when the schema is missing or not granted; undefined for any other error. */
 export function schemaProblem(error: unknown): SchemaError | undefined {
   if (error instanceof SchemaError) return error
   const { code, message } = (error ?? {}) as { readonly code?: unknown; readonly message?: unknown }
@@ -104,7 +104,7 @@ export function schemaProblem(error: unknown): SchemaError | undefined {
   }
   if (MISSING_SQLSTATES.has(code)) {
     const hint = 'Run: npx pg-membership migrate'
-    return new SchemaError(`The schema is not there, or older: ${String(message)}. ${hint}`, { cause: error })
+    return new SchemaError(`The schema is missing or too old: ${String(message)}. ${hint}`, { cause: error })
   }
   return undefined
 }

@@ -2,13 +2,13 @@
 import { type RawBuilder, sql } from 'kysely'
 import type { Registration } from '../engine/store.js'
 
-/** One statement reads at most this many rows, and no more than the largest member, which has to fit anyway. */
+/** One statement reads at most this many rows, and this many bytes: as many as the largest member has. */
 export const PAGE_ROWS = 2_000
 const PAGE_BYTES = 1_048_576
-/** Of what a row is beside its data, about. */
+/** The approximate size of a row without its data. */
 const ROW_BYTES = 100
 
-/** The first of these rows that are together no larger than a page, and at least one. */
+/** The first of these rows that fit into a page together; at least one. */
 export function page(rows: RawBuilder<unknown>, order: string): RawBuilder<unknown> {
   return sql`(
     select * from (

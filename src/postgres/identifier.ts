@@ -1,4 +1,4 @@
-/** As PostgreSQL reads a name that may hold anything. */
+/** Quotes a name for SQL, whatever characters it has. */
 export function quoteIdentifier(name: string): string {
   return `"${name.replaceAll('"', '""')}"`
 }

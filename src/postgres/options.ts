@@ -1,9 +1,9 @@
-/** What only a cluster in PostgreSQL is given. */
+/** Options that only a cluster in PostgreSQL has. */
 import { refuse, requireText } from '../engine/options.js'
 
 /**
  * The part of node-postgres's client configuration that applies here, described structurally. Other fields
- * that pg or its pool knows are ignored; what nobody knows is refused, and so are `stream` and `replication`.
+ * of pg or its pool are ignored. Any other name is refused, and so are `stream` and `replication`.
  * Where a field is left out, pg takes it from the environment (`PGHOST`, `PGPORT`, …), or its own default.
  */
 export interface ConnectionConfig {
@@ -28,8 +28,8 @@ export interface ConnectionConfig {
 /** A URL, a configuration, or a function that is asked before every connect (to find the primary, to renew a token). */
 export type Connection = string | ConnectionConfig | (() => Promise<string | ConnectionConfig>)
 
-/** Connections that several clusters of one process share; the last of them to close closes it. Opaque. */
-// The contract's shape, to the letter.
+/** Connections that clusters of one process share. They close when the last of these clusters closes. Opaque. */
+// Exactly the shape in the published contract.
 // eslint-disable-next-line @typescript-eslint/consistent-indexed-object-style
 export interface Connections {
   readonly [connections: symbol]: true
@@ -37,10 +37,10 @@ export interface Connections {
 
 const MAX_SCHEMA_BYTES = 63
 
-/** A name that PostgreSQL takes for a schema, when quoted. Longer ones it would cut silently. */
+/** Returns the name if PostgreSQL takes it for a schema, quoted. It would cut a longer one silently. */
 export function schemaName(schema: unknown = 'pgmembership'): string {
   requireText('schema', schema, MAX_SCHEMA_BYTES)
-  // In a search_path, "$user" is not a name but whoever asks.
+  // In a search_path, "$user" stands for the current role.
   if (/^(pg_|information_schema$|\$user$)/.test(schema)) {
     refuse(
       'schema',

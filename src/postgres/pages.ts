@@ -52,7 +52,7 @@ export class Pages {
     const sighting = sightingOf(rows[0])
     const history = historyOf(since, sighting, rows[0])
     const logged = history === 'same' ? rows.filter(({ id }) => id !== null) : []
-    // Trimming may have left a hole.
+    // Trimming the log may have left a gap.
     const whole = logged.every(({ reached }, n) => Number(reached) === since.revision + n + 1)
     const last = whole ? logged.at(-1) : undefined
     return {
@@ -98,7 +98,7 @@ export class Pages {
     return sql.id(this.#schema, name)
   }
 
-  /** Of the event at a position's revision, as the log has it now. */
+  /** The stamp that the log has now at the position's revision. */
   #stampAt(position: Position | undefined): RawBuilder<unknown> {
     return sql`(
       select seen.stamp from ${this.#name('events')} seen

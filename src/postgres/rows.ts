@@ -1,6 +1,6 @@
 /**
- * What the rows of an answer mean. All values come as PostgreSQL writes them: applications change pg's parsers for
- * the whole process.
+ * What the rows of an answer mean. All values are text as PostgreSQL writes it, because applications may change pg's
+ * parsers for the whole process.
  */
 import type { Member } from '../api/member.js'
 import {
@@ -20,7 +20,7 @@ export interface HeadRow {
   sweep_overdue: 't' | 'f'
 }
 
-/** Of an answer: where the cluster is, and was before. */
+/** The columns that tell the position of the cluster after a write, and the stamp before it. */
 export interface DeltaRow {
   revision: string | null
   stamp: string | null
@@ -30,7 +30,7 @@ export interface DeltaRow {
 export interface MemberRow {
   id: string | null
   token: string
-  /** In base64, whatever bytea_output is. */
+  /** In base64, so that the setting bytea_output does not matter. */
   data: string | null
   registered_at: string
 }
@@ -45,13 +45,13 @@ export function strings(json: string | null): readonly string[] {
   return json === null ? [] : (JSON.parse(json) as string[])
 }
 
-/** Of a cluster that does not exist, there is no row, or one of nulls. */
+/** If the cluster does not exist, there is no row, or a row of nulls. */
 export function sightingOf(head: HeadRow | undefined): Sighting {
   const { revision, stamp, sweep_overdue } = head ?? {}
   return { revision: Number(revision ?? 0), stamp: stamp ?? '', sweepOverdue: sweep_overdue === 't' }
 }
 
-/** `changes`: all that happened, in order, if the answer has a previous stamp. */
+/** `changes`: all changes of the write, in order. They count only if the answer has a previous stamp. */
 export function deltaOf(row: DeltaRow | undefined, changes: readonly MemberChange[]): Delta {
   const revision = Number(row?.revision ?? 0)
   const before = row?.previous_stamp ?? undefined

@@ -1,7 +1,7 @@
 /**
- * What clusters of one schema that share connections ask on H over and over: heartbeats, and whether there is
- * anything to sweep. Those of many clusters go in one statement, so that a process that idles costs nearly the
- * same with one cluster and with hundreds.
+ * The statements that clusters repeat on H: heartbeats, and whether there is anything to sweep. Clusters of one schema
+ * that share connections send these together, in one statement. So an idle process costs nearly the same with one
+ * cluster and with hundreds.
  */
 import { Kysely, PostgresDialect, type RawBuilder, sql } from 'kysely'
 import { type Heartbeat, lossOf, type Registration } from '../engine/store.js'
@@ -11,7 +11,7 @@ import type { SingleConnection } from './connection/single-connection.js'
 import { permanentError } from './errors.js'
 import { type HeadRow, sightingOf, strings } from './rows.js'
 
-/** In one statement. It has to fit into the bound of a query. */
+/** The most for one statement, so that it ends within the time limit of a query. */
 const MAX_REGISTRATIONS = 2_000
 const MAX_CLUSTERS = 200
 
@@ -34,7 +34,7 @@ export class SharedStatements {
   readonly #beats: Together<Kysely<unknown>, Beat, Heartbeat>
   readonly #sweeps: Together<Kysely<unknown>, string, number | undefined>
 
-  /** Of all clusters of this schema that use these connections. */
+  /** The one object for all clusters of this schema that use these connections. */
   static of(connections: SharedConnections, schema: string): SharedStatements {
     const bySchema = existing.get(connections) ?? new Map<string, SharedStatements>()
     existing.set(connections, bySchema)
@@ -50,7 +50,7 @@ export class SharedStatements {
     const kysely = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: connection }) })
     const shared = {
       connection: (use: (db: Kysely<unknown>) => Promise<void>) => kysely.connection().execute(use),
-      isOfOne: (error: unknown) => permanentError(error) !== undefined,
+      mayConcernOne: (error: unknown) => permanentError(error) !== undefined,
     }
     this.#beats = new Together({
       ...shared,
@@ -68,7 +68,7 @@ export class SharedStatements {
     return this.#beats.ask({ cluster, registrations })
   }
 
-  /** How long to wait for the next turn, if this one was taken: there was nothing to do. */
+  /** Takes this turn if there is nothing to do, and returns the milliseconds until the next; undefined: sweep. */
   sweepIdle(cluster: string): Promise<number | undefined> {
     return this.#sweeps.ask(cluster)
   }

@@ -26,12 +26,12 @@ import { Pages } from './pages.js'
 import { deltaOf, type DeltaRow, one, strings } from './rows.js'
 import { SharedStatements } from './shared-statements.js'
 
-/** Turns to sweep are taken up to this much sooner, together with those of other clusters. */
+/** A turn to sweep may be taken this much sooner, to go together with those of other clusters. */
 const SWEEP_GRID_MS = 100
 
-// Each statement begins with its name, which is also that of the prepared one (single-connection.ts).
+// Each statement begins with a comment, which also names the prepared statement (single-connection.ts).
 
-/** After what the statement has done: a registration that begins later is told apart from one before it. */
+/** The server's time after the statement's work: it tells a registration that begins later from an earlier one. */
 const SERVER_MS = sql`extract(epoch from clock_timestamp()) * 1000`
 
 export class PostgresStore implements Store {
@@ -57,7 +57,7 @@ export class PostgresStore implements Store {
     this.#writes = new Kysely({ dialect: new PostgresDialect({ pool: connections.writes }) })
   }
 
-  /** Where hints are sent; its computation is the database's affair. */
+  /** The channel of hints; only the database computes its name. */
   async channel(): Promise<string> {
     const { rows } = await sql<{ channel: string }>`
       -- channel
@@ -65,7 +65,7 @@ export class PostgresStore implements Store {
     return one(rows).channel
   }
 
-  /** Where changes are announced, if this role may hear that: members only. */
+  /** The channel of announcements, if this role may hear them: only members may. */
   async membersChannel(hints: string): Promise<MembersChannel | undefined> {
     const signature = `${quoteIdentifier(this.#schema)}.members_channel(text)`
     const { rows } = await sql<{ allowed: 't' | 'f' }>`
@@ -188,7 +188,7 @@ export class PostgresStore implements Store {
     }
   }
 
-  /** The connection for writes is opened only where there is something to do. */
+  /** The connection for writes is opened only if there is something to do. */
   async sweep(): Promise<Sweep> {
     const waitMs = await answerOf(this.#shared.sweepIdle(this.#cluster))
     if (waitMs !== undefined) {
@@ -225,7 +225,7 @@ export class PostgresStore implements Store {
   }
 }
 
-/** Of a statement; or what its failure means. */
+/** The answer of a statement; or throws what its failure means. */
 function answerOf<T>(statement: Promise<T>): Promise<T> {
   return statement.catch((error: unknown) => {
     throw storeError(error)

@@ -1,24 +1,24 @@
-/** How `fence` tells a client that cannot give what it needs. */
+/** Refuses clients with which `fence` would protect nothing. */
 import type { QueryClient } from '../../api/query-client.js'
 
-/** @throws TypeError for a pool, each query of which may go to another connection, and for what is no client. */
+/** @throws TypeError for what is not a client, and for a pool, whose queries may go to different connections. */
 export function requireClient(client: unknown): asserts client is QueryClient {
   const { query, totalCount, $pool } = (client ?? {}) as Record<string, unknown>
   if (typeof query !== 'function')
     throw new TypeError('fence() needs a client with a method query(text, values)')
-  // Those of pg, and what is built like it; pg-promise's database, whose tasks have no $pool.
+  // Pools of pg and its like have totalCount. A database of pg-promise has $pool, but its tasks have not.
   if (totalCount !== undefined || $pool !== undefined) {
-    throw new TypeError('fence() needs the client that holds the transaction, not a pool')
+    throw new TypeError('fence() needs the client that runs the transaction, not a pool')
   }
 }
 
-/** After the fence: in autocommit it is over already, and protects nothing. @throws TypeError */
+/** Checks after the fence: in autocommit the fence is over already, and protects nothing. @throws TypeError */
 export function requireTransaction(client: QueryClient): void {
   const { getTransactionStatus, pipeline } = client as { getTransactionStatus?: unknown; pipeline?: unknown }
   if (typeof getTransactionStatus !== 'function' || pipeline === true) return
   if (getTransactionStatus.call(client) === 'I') {
     throw new TypeError(
-      'fence() was called outside a transaction, where it protects nothing: begin one first',
+      'fence() was called outside a transaction, where it protects nothing: begin a transaction first',
     )
   }
 }

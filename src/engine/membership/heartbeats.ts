@@ -1,9 +1,9 @@
 /**
  * Renews all registrations of this process in one cluster, by one statement.
  *
- * A renewal counts from the start of the attempt. What the database does not find is lost; what somebody
- * holds locked is tried again soon. Each answer also tells the reader where the cluster is, and the
- * sweeper when nobody sweeps.
+ * A renewal counts from the start of the attempt. A registration that the database does not find is lost. If somebody
+ * has locked its row, the next heartbeat comes soon. Each answer also tells the reader the position of the cluster,
+ * and the sweeper when nobody sweeps.
  */
 import { monotonicMs, sharedMoment } from '../../kit/clock.js'
 import { Loop } from '../../kit/loop.js'
@@ -41,8 +41,8 @@ export class Heartbeats {
   }
 
   /**
-   * How long to wait at most between two attempts to reach the database. A process whose connections are
-   * all gone is taken for crashed after its grace; when its leases have ended, there is nothing to save.
+   * The longest wait between two attempts to reach the database. It is short while this process has a lease: others
+   * take a process for crashed when all its connections are gone for its grace.
    */
   get patienceMs(): number {
     const { memberships, timing } = this.#options
@@ -54,21 +54,21 @@ export class Heartbeats {
     return MAX_BACKOFF_MS
   }
 
-  /** There is a registration that was renewed by an attempt begun at `startedMs`. */
-  expect(startedMs: number): void {
+  /** Plans the next heartbeat, for a registration that was made by an attempt begun at `startedMs`. */
+  plan(startedMs: number): void {
     const dueMs = this.#dueAfter(startedMs)
     if (dueMs >= this.#dueMs) return
     this.#dueMs = dueMs
     this.#loop.wake()
   }
 
-  /** Also where the last one failed. */
+  /** Sends a heartbeat at once, also during a backoff. */
   beatNow(): void {
     this.#dueMs = -Infinity
     this.#loop.wakeNow()
   }
 
-  /** The database is reached again: no backoff applies. */
+  /** The database is reached again: ends a backoff. */
   retry(): void {
     this.#loop.retry()
   }
@@ -93,21 +93,21 @@ export class Heartbeats {
     const { locked, missing, sweepOverdue, ...position } = await store.heartbeat(kept)
     onAnswer(true)
     report.succeeded('heartbeat')
-    const held = new Set(locked)
+    const lockedIds = new Set(locked)
     for (const { membership, id, token } of kept) {
       const reason = missing.get(id)
       if (reason !== undefined) {
         report.log('warn', { id, token, reason }, `Registration removed by others: ${reason}`)
         membership.lost(token, reason, position)
-      } else if (!held.has(id) || membership.lease !== undefined) {
-        // Where the row is locked after its lease has ended, somebody may be about to remove it.
+      } else if (!lockedIds.has(id) || membership.lease !== undefined) {
+        // If the lease has ended and the row is locked, somebody may be about to remove it: that is no renewal.
         membership.renewed(token, startedMs)
       }
     }
     report.publish('heartbeat', { registrations: kept.length, durationMs: monotonicMs() - startedMs })
     reader.confirm(position, startedMs)
     if (sweepOverdue) onSweepOverdue()
-    if (held.size > 0) this.#dueMs = Math.min(this.#dueMs, startedMs + timing.ttlMs / 20)
+    if (lockedIds.size > 0) this.#dueMs = Math.min(this.#dueMs, startedMs + timing.ttlMs / 20)
     return this.#dueMs - monotonicMs()
   }
 
@@ -119,8 +119,8 @@ export class Heartbeats {
   }
 
   /**
-   * A little early, so that a heartbeat comes before the poll that it spares; not all processes at once, but all
-   * clusters of this one at few moments.
+   * A little earlier than heartbeatMs, so that the heartbeat confirms the cache before a poll is due. Random, so that
+   * processes do not send heartbeats all at once. On a grid, so that the clusters of this process send them together.
    */
   #dueAfter(startedMs: number): number {
     const { heartbeatMs } = this.#options.timing

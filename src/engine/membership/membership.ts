@@ -1,4 +1,4 @@
-/** A membership as its owner holds it: it checks what it is given, and passes it on. Nothing else is reachable through it. */
+/** The object that users get: it checks arguments, and passes them on. They can reach nothing else through it. */
 import type { Lease } from '../../api/lease.js'
 import type { Membership } from '../../api/membership.js'
 import type { QueryClient } from '../../api/query-client.js'

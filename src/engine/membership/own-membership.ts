@@ -1,11 +1,11 @@
 /**
- * One membership: its lease, and those who wait. What is to be done follows from what is believed (belief.ts);
- * writer.ts does it for all memberships of a process at once, and reports back here.
+ * One membership: its lease, and the calls that wait. belief.ts says what its next step is. writer.ts does the steps
+ * of all memberships of a process together, and reports back here.
  *
- * A registration that was removed by others is lost: the lease ends with the reason that the log gives,
- * and, unless told to stay out, the membership registers again under the same id, with a higher token.
- * A lease that ran out in silence is renewed with the same token when the row turns out to be there.
- * Only who never was registered gives up when the database refuses.
+ * A registration that others removed is lost: the lease ends with the reason that the log gives. Then the membership
+ * registers again under the same id, with a higher token, unless it is to stay out. If a lease ended because no
+ * heartbeat got through, but the row is still there, the next lease has the same token. When the database refuses, a
+ * membership gives up only if it was never registered.
  */
 import { v7 as newId } from 'uuid'
 import { ClosedError, DeregisteredError, type LossReason, MembershipLostError } from '../../api/errors.js'
@@ -20,22 +20,22 @@ import type { Position, Registration } from '../store.js'
 import { Belief } from './belief.js'
 import { TimedLease, trustedUntil } from './timed-lease.js'
 
-/** The process's side of a membership: where its steps are done. */
+/** What a membership needs of its process, which does the steps. */
 export interface Host {
   readonly ttlMs: number
   readonly closed: boolean
   lastError(): Error | undefined
   /** This membership has a next step. */
   wake(membership: OwnMembership): void
-  /** A wait has ended: it may be at rest. */
+  /** A wait has ended, so the membership may be at rest. */
   rest(membership: OwnMembership): void
   fence(client: QueryClient, registration: Registration): Promise<void>
   leaseChanged(id: string, lease: Lease, state: 'granted' | 'ended'): void
 }
 
-/** How long an aborted register waits for its attempt under way, to undo it. */
+/** How long an aborted `register` waits until what it has done is undone. */
 const UNDO_MS = 1_000
-/** The database takes no attempt to register that is older: register(), in the migrations. */
+/** The database refuses an attempt to register that is older than this: register(), in the migrations. */
 const LATE_MS = 10_000
 
 export class OwnMembership {
@@ -50,7 +50,7 @@ export class OwnMembership {
   #data: string
   #lease: TimedLease | undefined
   #lateUntilMs = -Infinity
-  /** Its owner was told so, and has not given it up since. */
+  /** `register` has told its owner that it is registered, and the owner has not given it up since. */
   #isRegistered = false
 
   constructor(host: Host, { data, onLost }: Required<MembershipOptions>) {
@@ -131,19 +131,19 @@ export class OwnMembership {
 
   // ------------------------------------------------- for writer.ts and heartbeats.ts
 
-  /** Nothing to do, nobody waits, and nothing is about to turn up. */
+  /** There is nothing to do, no call waits, and no late attempt can still register it. */
   get isAtRest(): boolean {
     const { isOut, wanted } = this.state
     const waits = this.#trusting.size + this.#leaving.size
     return isOut && !wanted && waits === 0 && !this.isLate
   }
 
-  /** An attempt that was not answered may yet take effect. */
+  /** An attempt that was not answered may still take effect. */
   get isLate(): boolean {
     return monotonicMs() < this.#lateUntilMs
   }
 
-  /** Carrying `version` of the data, by an attempt begun at `startedMs`; to be seen at this position. */
+  /** An attempt begun at `startedMs` registered it with `version` of the data. A snapshot shows it from `at` on. */
   registered(token: number, version: number, startedMs: number, at: Position): void {
     this.state.registered(token, version, at)
     this.renewed(token, startedMs)
@@ -155,7 +155,7 @@ export class OwnMembership {
     this.state.registerFailed('unanswered')
   }
 
-  /** Somebody else has this id, in another cluster. */
+  /** The id is registered in another cluster. */
   refused(): void {
     this.state.registerFailed('nothing happened')
     this.#stayOut(
@@ -169,7 +169,7 @@ export class OwnMembership {
     else this.#trust(token, startedMs)
   }
 
-  /** The row is gone, and it was not we who removed it. */
+  /** Others removed the row. */
   lost(token: number, reason: LossReason, at: Position): void {
     if (this.state.lost(token, at)) {
       const error = new MembershipLostError(`The registration was lost: ${reason}`, { reason })
@@ -180,8 +180,8 @@ export class OwnMembership {
   }
 
   /**
-   * What waiting does not seem to cure: those who wait are told. Whose register() never resolved is out, and
-   * nothing of it stays; what was registered and is wanted goes on trying, since such an error may pass.
+   * The calls that wait fail, because waiting does not seem to cure this error. If register() never resolved, the
+   * membership stays out, and nothing of it stays registered. Otherwise it goes on trying, since the error may pass.
    */
   failed(error: Error): void {
     this.#leaving.reject(error)
@@ -191,15 +191,15 @@ export class OwnMembership {
   }
 
   distrust(): void {
-    this.#endLease(new MembershipLostError('Cut off', { reason: 'unreachable' }))
+    this.#endLease(new MembershipLostError('The cluster is cut off', { reason: 'unreachable' }))
   }
 
   /**
-   * Compares with a snapshot that shows all that is known, and tells those who wait. True: a heartbeat should
-   * find out what became of the row.
+   * Compares with a snapshot that is at the position `state.at` or after it, and tells the calls that wait. Returns
+   * true if a heartbeat should find out what became of the row.
    */
   reconcile(snapshot: Snapshot): boolean {
-    const found = this.state.shown(snapshot.get(this.id), this.#data)
+    const found = this.state.compare(snapshot.get(this.id), this.#data)
     if (found === 'superseded') {
       this.#endLease(
         new MembershipLostError('The registration was lost: superseded', { reason: 'superseded' }),
@@ -210,23 +210,23 @@ export class OwnMembership {
     return found === 'missing'
   }
 
-  /** A refresh that began after the end of this attempt has ended with this snapshot. */
+  /** This snapshot is of a refresh that began after the end of this attempt. */
   lookedFor(snapshot: Snapshot, attempt: number): void {
     this.state.lookedFor(snapshot.get(this.id), attempt)
     if (this.state.nextStep() !== undefined) this.#host.wake(this)
     this.#tellShown()
   }
 
-  /** Ends the lease and all waits but those for having left. */
-  close(): void {
+  /** Ends the lease, and all waits except those of `deregister`. */
+  startClosing(): void {
     const error = new ClosedError('The cluster is closed')
     this.#trusting.reject(error)
     this.#saving.reject(error)
     this.#giveUp(error)
   }
 
-  /** Nothing more will be tried. */
-  closed(): void {
+  /** Nothing more will be tried: ends the waits of `deregister`. */
+  finishClosing(): void {
     if (this.state.token === undefined) this.#leaving.resolve(undefined)
     else this.#leaving.reject(new ClosedError('The cluster was closed first'))
   }
@@ -255,7 +255,7 @@ export class OwnMembership {
 
   #tellShown(): void {
     const { isOutAndShown, isShown, shownVersion } = this.state
-    // What was given up before a registration that is shown is gone.
+    // If a later registration is shown, the one that was given up before is gone.
     if (isOutAndShown || isShown) this.#leaving.resolve(undefined)
     if (!isShown) return
     if (shownVersion !== undefined) this.#saving.resolve(undefined, shownVersion)
@@ -275,7 +275,7 @@ export class OwnMembership {
     if (lease?.trusted === true) lease.end(reason)
   }
 
-  /** The lease ends before the row goes. */
+  /** The lease ends before the row is deleted. */
   #giveUp(reason: Error): void {
     this.state.giveUp()
     this.#isRegistered = false
@@ -289,7 +289,7 @@ export class OwnMembership {
     this.#host.wake(this)
   }
 
-  /** After an abort nothing stays registered, unless others still want it. */
+  /** After an abort nothing stays registered, unless another call of `register` still waits. */
   async #undo(): Promise<void> {
     if (this.#registering.size > 0 || this.state.isShown || this.#host.closed) return
     this.#giveUp(new DeregisteredError('The registration was aborted'))

@@ -1,7 +1,7 @@
 /**
- * All memberships of this process in one cluster: what is written for them (writer.ts), what keeps them
- * (heartbeats.ts), and what the snapshot shows of them. Who waits for a step is told when this process's snapshot
- * has reached the position at which the database's answer said it can be seen.
+ * All memberships of this process in one cluster. writer.ts writes for them, heartbeats.ts renews them, and this file
+ * compares them with the snapshot. A call that waits for a step resolves when this process's snapshot has reached the
+ * position that the database's answer has told.
  */
 import type { LeaseMessage } from '../../api/diagnostics.js'
 import { type MembershipError, MembershipLostError } from '../../api/errors.js'
@@ -25,14 +25,14 @@ export interface RegistrationsOptions {
   readonly report: Report
   readonly onAnswer: (answered: boolean) => void
   readonly onSweepOverdue: () => void
-  /** Before anything is written. */
+  /** Called before anything is written. */
   readonly onUse: () => void
 }
 
 export class Registrations implements Host {
   readonly #options: RegistrationsOptions
   readonly #memberships = new Map<string, OwnMembership>()
-  /** What was done for them, or may have been, is not in the snapshot yet. */
+  /** Memberships with a step that is done, or may be, and that the snapshot does not show yet. */
   readonly #unseen = new Set<OwnMembership>()
   readonly #writer: Writer
   readonly #heartbeats: Heartbeats
@@ -43,7 +43,7 @@ export class Registrations implements Host {
     this.#heartbeats = new Heartbeats({ ...options, memberships: () => this.#memberships.values() })
     this.#writer = new Writer({
       ...options,
-      onRegistered: (startedMs) => this.#heartbeats.expect(startedMs),
+      onRegistered: (startedMs) => this.#heartbeats.plan(startedMs),
       onUnanswered: (membership) => this.#unseen.add(membership),
       onAnswered: (batch) => this.#reconcileAll(batch),
     })
@@ -61,7 +61,7 @@ export class Registrations implements Host {
     return this.#closed
   }
 
-  /** Whether this process keeps the registration. */
+  /** Whether the registration is one of this process, and is to stay. */
   has({ id, token }: Registration): boolean {
     return this.#memberships.get(id)?.state.keptToken === token
   }
@@ -77,11 +77,11 @@ export class Registrations implements Host {
   }
 
   rest(membership: OwnMembership): void {
-    // Thousands may come and go in the life of a process.
+    // Forget it: thousands may come and go in the life of a process.
     if (membership.isAtRest) this.#memberships.delete(membership.id)
   }
 
-  /** What the snapshot shows is what its reader acts on: in the moment of a return, not the newer one. */
+  /** Fences the registration that the snapshot shows, because callers act on that one. There may be a newer one. */
   fence(client: QueryClient, { id, token }: Registration): Promise<void> {
     const { store, reader } = this.#options
     return store.fence(client, { id, token: reader.snapshot?.get(id)?.token ?? token })
@@ -99,9 +99,9 @@ export class Registrations implements Host {
     )
   }
 
-  /** With the present snapshot: those to whom something happened, and those who wait for what they did. */
-  reconcile({ ids, anew }: News): void {
-    if (anew) for (const { state } of this.#memberships.values()) state.historyLost()
+  /** Compares the snapshot with the memberships that something happened to, and with those that wait for it. */
+  reconcile({ ids, otherHistory }: News): void {
+    if (otherHistory) for (const { state } of this.#memberships.values()) state.historyLost()
     if (ids === undefined) {
       this.#reconcileAll(this.#memberships.values())
       return
@@ -110,31 +110,31 @@ export class Registrations implements Host {
     this.#reconcileAll(new Set([...named, ...this.#unseen]))
   }
 
-  /** What was done cannot be seen, and waiting does not seem to cure it. */
+  /** The snapshot cannot be refreshed, and waiting does not seem to cure it: calls that wait for the snapshot fail. */
   refused(error: MembershipError): void {
     for (const membership of this.#unseen) {
       if (membership.state.nextStep() === undefined) membership.failed(error)
     }
   }
 
-  /** How long to wait at most between two attempts to reach the database. */
+  /** The longest wait between two attempts to reach the database. */
   get patienceMs(): number {
     return this.#heartbeats.patienceMs
   }
 
-  /** The database is reached again: no backoff applies. */
+  /** The database is reached again: ends a backoff. */
   retry(): void {
     this.#heartbeats.retry()
     this.#writer.retry()
   }
 
-  /** The connection was lost: the first statement on the next one is a heartbeat. */
+  /** The connection was lost, or is back: the first statement on a new one is a heartbeat. */
   recover(): void {
     this.#heartbeats.beatNow()
     this.#writer.recover()
   }
 
-  /** Ends all leases as if no heartbeat had got through; the next one that does renews them. */
+  /** Ends all leases, as if no heartbeat had got through. The next heartbeat that gets through makes new ones. */
   distrust(): void {
     for (const membership of this.#memberships.values()) membership.distrust()
   }
@@ -143,10 +143,10 @@ export class Registrations implements Host {
   async close(deadlineMs: number): Promise<void> {
     const memberships = [...this.#memberships.values()]
     this.#closed = true
-    for (const membership of memberships) membership.close()
-    const beaten = this.#heartbeats.stop()
-    await this.#writer.close(memberships, deadlineMs, beaten)
-    for (const membership of memberships) membership.closed()
+    for (const membership of memberships) membership.startClosing()
+    const heartbeatsStopped = this.#heartbeats.stop()
+    await this.#writer.close(memberships, deadlineMs, heartbeatsStopped)
+    for (const membership of memberships) membership.finishClosing()
   }
 
   #reconcileAll(memberships: Iterable<OwnMembership>): void {

@@ -1,20 +1,20 @@
-/** Trust in a registration, and its end. */
+/** The lease of a registration: how long to trust it, and the timer that ends the trust. */
 import { MembershipLostError } from '../../api/errors.js'
 import type { Lease } from '../../api/lease.js'
 import { monotonicMs } from '../../kit/clock.js'
 import { allowManyListeners } from '../../kit/waiting.js'
 
 /**
- * Until when a registration can be trusted that was renewed by an attempt begun at `startedMs`.
+ * The end of the trust in a registration that was renewed by an attempt begun at `startedMs`.
  *
- * The server counted its ttl from some moment after that, so nobody can see the member gone before;
- * the margin of a twentieth is for clocks that run at different speeds, and for the abort to be heard.
+ * The server counts the ttl from some moment after that, so nobody can see the member leave before the ttl is over.
+ * The margin of a twentieth is for clocks that run at different speeds, and for the application to react to the abort.
  */
 export function trustedUntil(startedMs: number, ttlMs: number): number {
   return startedMs + ttlMs * 0.95
 }
 
-/** A lease that ends by itself, by a timer that no hanging query can hold up. */
+/** A lease that ends by itself, by a timer that no hanging query can delay. */
 export class TimedLease implements Lease {
   readonly token: number
   readonly signal: AbortSignal
@@ -32,7 +32,7 @@ export class TimedLease implements Lease {
     this.#arm()
   }
 
-  /** By the clock at this moment: code that runs first after a stall sees the truth. */
+  /** Checks the clock at each read: after a stall of the process, code may run before the timer does. */
   get trusted(): boolean {
     if (!this.signal.aborted && monotonicMs() >= this.#untilMs) this.#expire()
     return !this.signal.aborted
@@ -47,7 +47,7 @@ export class TimedLease implements Lease {
     this.#controller.abort(reason)
   }
 
-  // The timer looks again instead of being set anew at each renewal: a process may hold thousands.
+  // A renewal does not touch the timer, which checks again when it fires: a process may have thousands of leases.
   #arm(): void {
     if (this.#ttlMs === Infinity) return
     const leftMs = Math.max(0, this.#untilMs - monotonicMs())

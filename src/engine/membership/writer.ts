@@ -1,9 +1,9 @@
 /**
  * The loop that writes for all memberships of this process in one cluster.
  *
- * It does the next steps of all that have one (belief.ts), each kind in one statement. The answer tells what has
- * changed, and at which position of the cluster it can be seen. When an answer is lost, the step is done again:
- * the second attempt finds what the first one did.
+ * It does the next step of each membership that has one (belief.ts): all steps of one kind go in one statement. The
+ * answer tells what has changed, and at which position of the cluster a snapshot shows it. If an answer is lost, the
+ * step is done again: the second attempt finds what the first one did.
  */
 import { SchemaError } from '../../api/errors.js'
 import { monotonicMs } from '../../kit/clock.js'
@@ -21,24 +21,24 @@ export interface WriterOptions {
   readonly reader: CachedReader
   readonly report: Report
   readonly onAnswer: (answered: boolean) => void
-  /** By an attempt begun at `startedMs`. */
+  /** An attempt begun at `startedMs` has registered memberships. */
   readonly onRegistered: (startedMs: number) => void
-  /** Nobody knows whether it is registered. */
+  /** Nobody knows whether this membership is registered. */
   readonly onUnanswered: (membership: OwnMembership) => void
-  /** The snapshot may show by now what was done for these. */
+  /** The steps of these are answered, and the snapshot may show them already. */
   readonly onAnswered: (batch: readonly OwnMembership[]) => void
 }
 
 /** One statement carries at most this many rows, and about this much data. */
 const MAX_BATCH = 1_000
 const MAX_BATCH_CHARACTERS = 4_000_000
-/** When somebody holds a row locked. */
+/** How long to wait when somebody has locked a row. */
 const AGAIN_MS = 50
 const MAX_BACKOFF_MS = 1_000
 
 export class Writer {
   readonly #options: WriterOptions
-  /** Those that have a next step. */
+  /** The memberships that have a next step. */
   readonly #unfinished = new Set<OwnMembership>()
   readonly #loop: Loop
   readonly #drained = new Waiting<undefined>()
@@ -58,7 +58,7 @@ export class Writer {
     this.#loop.wakeNow()
   }
 
-  /** The database is reached again: no backoff applies. */
+  /** The database is reached again: ends a backoff. */
   retry(): void {
     this.#loop.retry()
   }
@@ -68,7 +68,7 @@ export class Writer {
     if (this.#unfinished.size > 0) this.#loop.wakeNow()
   }
 
-  /** Deregisters these when `before` is done, which may be under way; gives up after `deadlineMs`. */
+  /** Deregisters these, and also waits for `before`; gives up after `deadlineMs`. */
   async close(
     memberships: readonly OwnMembership[],
     deadlineMs: number,
@@ -109,7 +109,7 @@ export class Writer {
     return this.#unfinished.size > 0 ? AGAIN_MS : Infinity
   }
 
-  /** What the database refuses holds up nobody but those for whom it was asked; they are told. Returns why. */
+  /** If the database refuses a statement, only the memberships in it fail; the others go on. Returns the refusals. */
   async #each(
     batch: readonly OwnMembership[],
     step: Step,
@@ -123,14 +123,15 @@ export class Writer {
         if (!(error instanceof SchemaError)) throw error
         tell(part, error)
         refusals.push(error)
-        // There is no time to wait until it passes.
-        if (this.#closed && step === 'deregister') for (const left of part) this.#unfinished.delete(left)
+        // There is no time to try again.
+        if (this.#closed && step === 'deregister')
+          for (const refused of part) this.#unfinished.delete(refused)
       }
     }
     return refusals
   }
 
-  /** Where nobody knows what an attempt has left behind, and nobody wants it any more, a refresh tells. */
+  /** If nobody knows what an attempt has left behind, and its owner wants out, a refresh tells. */
   #lookFor(batch: readonly OwnMembership[]): void {
     const { reader } = this.#options
     const attempts = batch.flatMap((membership) => {
@@ -146,7 +147,7 @@ export class Writer {
     void reader.refreshed().then(look, (error: unknown) => tell(batch, error))
   }
 
-  /** What an answer tells of the cluster; those of the batch may be shown by now. */
+  /** Gives the reader the delta of an answer. The snapshot may show the steps of the batch already. */
   #wrote(batch: readonly OwnMembership[], delta: Delta): void {
     const { reader, onAnswer } = this.#options
     onAnswer(true)
@@ -162,8 +163,8 @@ export class Writer {
     )
     const { pending, obstacles, delta } = await store.deregister(rows)
     for (const obstacle of obstacles) report.failed('deregister', new Error(obstacle))
-    const left = new Set(pending)
-    for (const { id, token, state } of rows) if (!left.has(id)) state.deregistered(token, delta.to)
+    const stays = new Set(pending)
+    for (const { id, token, state } of rows) if (!stays.has(id)) state.deregistered(token, delta.to)
     this.#wrote(batch, delta)
   }
 
@@ -201,9 +202,9 @@ export class Writer {
       state.token === undefined ? [] : [{ id, token: state.token, data, version: state.version, state }],
     )
     const { pending, delta } = await this.#options.store.setData(wanted)
-    const left = new Set(pending)
+    const unset = new Set(pending)
     for (const { id, token, version, state } of wanted) {
-      if (!left.has(id)) state.dataSet(token, version, delta.to)
+      if (!unset.has(id)) state.dataSet(token, version, delta.to)
     }
     this.#wrote(batch, delta)
   }
@@ -213,20 +214,20 @@ export class Writer {
     const { error, answered } = failureOf(thrown)
     if (!answered) onAnswer(false)
     report.failed('write', error)
-    // A SchemaError was told to those whose statement was refused.
+    // The memberships of a refused statement have been told about the SchemaError already.
     if (!isLasting(error) || error instanceof SchemaError) return
     tell(this.#unfinished, error)
     this.#drained.resolve(undefined)
   }
 }
 
-/** Tells those who wait what waiting does not cure. */
+/** Fails the calls that wait, if waiting does not cure the error. */
 function tell(memberships: Iterable<OwnMembership>, error: unknown): void {
   if (!isLasting(error)) return
   for (const membership of memberships) membership.failed(error)
 }
 
-/** In parts that one statement can carry. */
+/** Splits memberships into parts, each for one statement. */
 function parts(memberships: readonly OwnMembership[]): OwnMembership[][] {
   const all: OwnMembership[][] = []
   let part: OwnMembership[] = []

@@ -1,4 +1,4 @@
-/** Opening one connection to PostgreSQL that can be destroyed whatever state it is in. */
+/** How to open a connection to PostgreSQL that can be destroyed in any state. */
 import { Socket } from 'node:net'
 import type pg from 'pg'
 import { ConnectionError } from '../../api/errors.js'
@@ -8,22 +8,22 @@ import { connectionConfig } from './config.js'
 
 export interface ClientPlan {
   readonly connection: Connection
-  readonly session: string
+  readonly applicationName: string
   readonly connectTimeoutMs: number
-  /** Aborts when nobody needs it any more. */
+  /** Aborts when the connection is not needed any longer. */
   readonly signal?: AbortSignal
 }
 
-/** What pg needs, with a hold on the socket: a frozen peer is answered by destroying it. */
+/** What pg needs, and a way to destroy the socket: a server that hangs leaves no other way. */
 export interface ClientConfig {
   readonly config: pg.ClientConfig
   destroy(): void
 }
 
-/** For pg: text as the server sends it. Applications may change pg's parsers for the whole process, ours included. */
+/** Makes pg return text as the server sends it. Its own parsers may be changed by the application. */
 export const AS_WRITTEN = { getTypeParser: () => String }
 
-/** A silent network path is noticed by the kernel after about twice this. */
+/** The kernel notices a dead network path after about twice this time. */
 const KEEP_ALIVE_MS = 10_000
 
 export async function clientConfig(plan: ClientPlan): Promise<ClientConfig> {
@@ -41,7 +41,7 @@ export async function clientConfig(plan: ClientPlan): Promise<ClientConfig> {
   return {
     config: {
       ...found,
-      application_name: plan.session,
+      application_name: plan.applicationName,
       connectionTimeoutMillis: connectTimeoutMs,
       keepAlive: true,
       keepAliveInitialDelayMillis: KEEP_ALIVE_MS,
@@ -62,7 +62,7 @@ function canBeHost(host: string): boolean {
   return /^[/@]/.test(host) || (/^[\w.:%-]+$/u.test(host) && host.length <= 253)
 }
 
-/** A function of the application's may as well answer at once, or throw. */
+/** The application's function may also return its answer without a promise, or throw. */
 function asked({ connection, connectTimeoutMs, signal }: ClientPlan): Promise<unknown> {
   const ask = async (): Promise<unknown> => (typeof connection === 'function' ? connection() : connection)
   return within(connectTimeoutMs, ask(), 'finding the connection', signal)

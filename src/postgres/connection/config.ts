@@ -1,8 +1,8 @@
 /**
- * What may be given as `connection`, and what pg is given of it.
+ * Checks what users give as `connection`, and makes pg's configuration of it.
  *
- * pg takes nearly anything, and fails later: in an event where nobody can catch it, or by answers that
- * cannot be read. So only what says where to connect, and as whom, is passed on, after a look at its type.
+ * pg takes nearly anything, and fails later: in an event where nobody can catch the error, or with answers that cannot
+ * be read. So pg gets only the fields that say where to connect, and as whom, and only after a check of their types.
  */
 import { createSecureContext } from 'node:tls'
 import type pg from 'pg'
@@ -33,7 +33,7 @@ const PASSED_ON: Readonly<Record<string, Check>> = {
   },
 }
 
-/** What applications give their own clients and pools, and what these connections decide for themselves. */
+/** Fields that applications give to their own clients and pools, and fields that the library sets itself. */
 const IGNORED: ReadonlySet<string> = new Set([
   ...['application_name', 'fallback_application_name', 'client_encoding'],
   ...['connectionTimeoutMillis', 'connect_timeout', 'query_timeout', 'statement_timeout', 'lock_timeout'],
@@ -49,7 +49,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   connection: 'the library opens its own connections',
 }
 
-/** Certificates are read from disk, and pg's advice about modes is printed, when connecting: not by a constructor. */
+/** pg reads certificates from disk, and prints advice about sslmode. A constructor must not; connecting may. */
 const URL_FILES = ['sslcert', 'sslkey', 'sslrootcert', 'sslmode']
 
 /** pg does not look for these in a URL. */
@@ -60,7 +60,7 @@ export function connectionOption(option: string, connection: unknown): Connectio
   return connection as Connection
 }
 
-/** For pg, from any form of `connection` but a function; reads the certificates that a URL names. */
+/** pg's configuration, of any form of `connection` but a function. Reads the certificates that a URL names. */
 export function connectionConfig(option: string, connection: unknown): pg.ClientConfig {
   const fields = fieldsOf(option, connection, (url) => url)
   const passed = Object.entries(fields).filter(([name]) => Object.hasOwn(PASSED_ON, name))
@@ -68,7 +68,7 @@ export function connectionConfig(option: string, connection: unknown): pg.Client
   return 'ssl' in config ? { ...config, ssl: ownSsl(config.ssl) } : config
 }
 
-/** As pg does, what is in the URL wins. */
+/** As in pg, the URL wins over other fields. */
 function fieldsOf(option: string, connection: unknown, prepare: (url: string) => string): Fields {
   const given = typeof connection === 'string' ? { connectionString: connection } : connection
   const { connectionString, ...fields } = requireConfig(option, given)
@@ -82,7 +82,7 @@ function fieldsOf(option: string, connection: unknown, prepare: (url: string) =>
 function merge(option: string, ...all: Fields[]): Fields {
   const fields: Record<string, unknown> = Object.assign({}, ...all) as Fields
   for (const [name, value] of Object.entries(fields)) {
-    // Nothing, or null: the default of pg, which the environment may change.
+    // A field without a value means pg's default, which the environment may change.
     if (value === undefined || (value === null && name !== 'ssl')) Reflect.deleteProperty(fields, name)
   }
   if (fields.sslnegotiation === 'direct' && !sslOf(fields.ssl)) {
@@ -98,24 +98,24 @@ function requireConfig(option: string, given: unknown): Fields {
   const instead = insteadOf(given, config)
   if (instead !== undefined) throw new OptionError(`Option ${option} must ${must}: ${instead}`)
   const names = Object.keys(given)
-  const known = ['connectionString', ...Object.keys(PASSED_ON), ...IGNORED]
+  const allowed = ['connectionString', ...Object.keys(PASSED_ON), ...IGNORED]
   for (const name of names) {
-    if (known.includes(name)) continue
+    if (allowed.includes(name)) continue
     const why = Object.hasOwn(REFUSED, name) ? REFUSED[name] : undefined
     if (why === undefined) {
-      throw new OptionError(`Option ${option}.${name} is none that pg knows${nearest(name, known)}`)
+      throw new OptionError(`Option ${option}.${name} is not an option of pg${nearest(name, allowed)}`)
     }
-    // Switched off is as good as left out.
+    // A field that is switched off does no harm.
     if (config[name]) throw new OptionError(`Option ${option}.${name} must be left out: ${why}`)
   }
   const prototype: unknown = Object.getPrototypeOf(given)
-  if (prototype !== Object.prototype && prototype !== null && !names.some((name) => known.includes(name))) {
+  if (prototype !== Object.prototype && prototype !== null && !names.some((name) => allowed.includes(name))) {
     return refuse(option, given, must)
   }
   return config
 }
 
-/** What to give instead of what is often given, and looks like a configuration. */
+/** Advice for values that look like a configuration, and are often given by mistake. */
 function insteadOf(given: object, { connect, query, then, connections }: Fields): string | undefined {
   if (typeof connect === 'function' || typeof query === 'function') {
     return 'the library opens its own connections, so give what the pool or client was made with'
@@ -133,9 +133,9 @@ function check(option: string, fields: Fields): void {
   }
 }
 
-/** By pg's own parser. What it does not know is for other tools, as it is for pg. */
+/** Uses pg's own parser. Like pg, it ignores parameters that pg does not use: they are for other tools. */
 function fieldsOfUrl(option: string, url: unknown, prepare: (url: string) => string): Fields {
-  // The value is not shown: it may hold a password.
+  // The message leaves out the value, which may have a password in it.
   if (typeof url !== 'string' || url === '' || url.includes('\0')) {
     throw new OptionError(`Option ${option} must be a PostgreSQL URL that is not empty`)
   }
@@ -172,7 +172,7 @@ function withoutFiles(url: string): string {
   return parsed.href
 }
 
-/** Without a host before the path, as libpq and pg allow where a parameter names it. */
+/** Like libpq and pg, takes a URL without a host before the path: a parameter may name the host. */
 function parsedUrl(url: string): URL {
   return new URL(url.replace('@/', '@localhost/'))
 }
@@ -192,7 +192,7 @@ function checkPort(option: string, port: unknown): void {
 
 function checkPassword(option: string, password: unknown): void {
   if (typeof password === 'string' || typeof password === 'function') return
-  // Not shown: it may be nearly right.
+  // The message leaves out the value, which may be nearly the password.
   throw new OptionError(`Option ${option} must be a string or a function`)
 }
 
@@ -208,10 +208,10 @@ function checkSsl(option: string, ssl: unknown): void {
   try {
     createSecureContext(ssl)
   } catch (error) {
-    // Its message may show a passphrase.
+    // The message leaves out that of Node, which may have a passphrase in it.
     const code = String((error as { code?: unknown }).code)
     throw new OptionError(
-      `Option ${option} must be what tls.connect takes: a part of it is refused (${code})`,
+      `Option ${option} must be what tls.connect takes: Node refuses a part of it (${code})`,
     )
   }
 }
@@ -226,7 +226,7 @@ function sslOf(given: unknown): unknown {
   return typeof given === 'string' ? SSL_WORDS.get(given) : given
 }
 
-/** pg hides the key in the object that it is given; and nobody could catch what a callback throws. */
+/** A copy, because pg hides the key in the object that it gets. And nobody could catch what a callback throws. */
 function ownSsl(given: unknown): pg.ClientConfig['ssl'] {
   const ssl = sslOf(given)
   if (typeof ssl !== 'object' || ssl === null) return ssl === true

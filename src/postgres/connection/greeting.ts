@@ -1,12 +1,12 @@
 /**
- * The first statement on a connection: it refuses a standby, finds a pooler, tells the server and its time, and
- * sets, on a connection of one's own, what a pooler would leak to others.
+ * The first statement on a connection. It refuses a standby, finds out whether there is a pooler, and tells the server
+ * and its time. Without a pooler it also changes settings, which a pooler would leak to others.
  */
 import type pg from 'pg'
 import { monotonicMs, ServerClock } from '../../kit/clock.js'
 
 export interface Greeted {
-  /** The backend at the other end is one's own: no pooler in between. */
+  /** There is no pooler in between: the backend serves this connection only. */
   readonly direct: boolean
   /** Differs for every start of every server. */
   readonly server: string

@@ -1,14 +1,14 @@
 /**
- * Announcements and hints, over a connection of their own. The only file that knows pg-listen.
+ * Announcements and hints, over a connection of their own. The only file that uses pg-listen.
  *
- * pg-listen's own reconnection gives up, leaks, or turns deaf in ways that nothing reports. Here a
- * subscriber lives once: whatever happens to it, it is destroyed and a new one is built, which listens,
- * and then proves that it hears: a nonce sent through another connection must come back. It must prove
- * so again whenever a change was found that nobody had announced, and from time to time. Then it also asks for
- * the names of the channels again, which the owner may have changed.
+ * pg-listen's own reconnection gives up, leaks, or stops hearing, in ways that nothing reports. So a subscriber lives
+ * once: after any trouble it is destroyed, and a new one is built. The new one listens, and then proves that it hears:
+ * a nonce sent through another connection must come back. It proves this again from time to time, and whenever a
+ * change was found that was not announced. In that case the listener also asks for the names of the channels again,
+ * which the owner of the schema may have changed.
  *
- * The name of a members' channel is a secret, and the server shows the last statement of each connection: after
- * such a LISTEN there is always another one.
+ * The name of a members' channel is a secret, and the server shows the last statement of each connection. So after a
+ * LISTEN on such a channel there is always another statement.
  */
 import { randomUUID } from 'node:crypto'
 import type { EventEmitter } from 'node:events'
@@ -24,37 +24,37 @@ import { type ClientConfig, clientConfig } from './client.js'
 export interface ListenerOptions {
   readonly connection: Connection
   readonly session: string
-  /** false: LISTEN cannot work here. */
+  /** Resolves with false if LISTEN cannot work here. */
   readonly allowed: () => Promise<boolean>
-  /** Through another connection. */
+  /** Sends a notification through another connection. */
   readonly notify: (channel: string, payload: string) => Promise<unknown>
 }
 
 export interface Subscription {
-  /** Its name is asked of the database at first, and whenever something was missed. */
+  /** Asks the database for the channel's name: at first, and whenever something was missed. */
   readonly channel: () => Promise<string>
   readonly onNotification: (payload: string) => void
-  /** What was sent before this moment was not heard. */
+  /** LISTEN has begun. What was sent before this moment was not heard. */
   readonly onListening: () => void
-  /** Hints that were missed before must be made up for; or from now on hints will be missed. */
+  /** true: it hears, and what was missed before must be read. false: from now on it misses notifications. */
   readonly onChange: (hearing: boolean) => void
   readonly onError: (error: Error) => void
-  /** Told once: LISTEN is not tried. */
+  /** Called once if LISTEN is not tried, because of a pooler. */
   readonly onPooler: () => void
 }
 
 const TIMEOUT_MS = 2_000
-/** Nobody waits for it, and whoever gives up in the queue of a busy server only makes it longer. */
+/** Long, because nobody waits for the listener. Giving up and coming back makes the queue of a busy server longer. */
 const CONNECT_TIMEOUT_MS = 10_000
 const MAX_BACKOFF_MS = 5_000
-/** How long silence is taken for quiet. */
+/** How long to believe, without a proof, that silence means that nothing was sent. */
 const PROOF_INTERVAL_MS = 30_000
-/** A proof is a NOTIFY, which takes a lock of the whole server: doubts may not multiply them. */
+/** A proof is a NOTIFY, which takes a lock of the whole server: doubts must not cause many. */
 const MIN_PROOF_INTERVAL_MS = 5_000
 
 const DEAF =
-  'A notification that was sent did not arrive: LISTEN does not work over this connection, as through a ' +
-  'pooler in transaction mode. Give a direct or session-mode address as listenConnection, or false to poll'
+  'A notification that was sent did not arrive. LISTEN does not work over this connection, perhaps because it goes ' +
+  'through a pooler in transaction mode. Give a direct or session-mode address as listenConnection, or false to poll'
 
 interface Ear {
   readonly subscriber: ReturnType<typeof pgListen.default>
@@ -66,7 +66,7 @@ interface Ear {
 
 interface Subscribed {
   channel?: string
-  /** Its name is to be asked for. */
+  /** The name of the channel must be asked for. */
   stale: boolean
   hearing?: boolean
   warned?: boolean
@@ -92,7 +92,7 @@ export class Listener {
     this.#options = options
   }
 
-  /** Returns how to unsubscribe. */
+  /** Returns a function that unsubscribes. */
   subscribe(subscription: Subscription): () => void {
     this.#subscriptions.set(subscription, { stale: true })
     this.#loop.wakeNow()
@@ -102,20 +102,20 @@ export class Listener {
     }
   }
 
-  /** Something was missed, perhaps: is it deaf? */
+  /** Something may have been missed: asks for a proof that the listener hears. */
   doubt(): void {
     this.#doubted = true
     this.#loop.wake()
   }
 
-  /** The server is another one now: what is announced over the present connection does not count. */
+  /** Queries go to another server now: announcements over the present connection do not count. */
   leave(): void {
     this.#opening?.destroy()
     void this.#dropEar(0)
     this.#setHearing(false)
   }
 
-  /** The database was reached: no backoff applies. */
+  /** The database is reached again: ends a backoff. */
   retry(): void {
     if (this.#subscriptions.size > 0) this.#loop.wakeNow()
   }
@@ -152,14 +152,19 @@ export class Listener {
   async #open(): Promise<Ear> {
     const { connection, session } = this.#options
     const { signal } = this.#closing
-    const socket = await clientConfig({ connection, session, connectTimeoutMs: CONNECT_TIMEOUT_MS, signal })
+    const socket = await clientConfig({
+      connection,
+      applicationName: session,
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+      signal,
+    })
     if (this.#isClosed()) throw new Error('The listener is closed')
     this.#opening = socket
-    // pg-listen keeps to itself why a connection broke; what pg has below it tells.
+    // pg-listen does not tell why a connection broke; the connection object inside of pg does.
     const { connection: wire } = new pg.Client(socket.config) as unknown as { connection: EventEmitter }
     const subscriber = pgListen.default(
       { ...socket.config, query_timeout: TIMEOUT_MS, ...{ connection: wire } },
-      // Never reconnects by itself, never parses what anybody may have sent, never asks beside us.
+      // pg-listen must not reconnect, must not parse what anybody may have sent, and must send no queries of its own.
       { retryLimit: 1, paranoidChecking: false, parse: (text) => text, serialize: String },
     )
     const ear: Ear = { subscriber, socket, channels: new Set() }
@@ -181,7 +186,7 @@ export class Listener {
     }
   }
 
-  // Behind `await`, another call may have closed it.
+  // During an `await`, another call may have closed it.
   #isClosed(): boolean {
     return this.#closing.signal.aborted
   }
@@ -189,8 +194,8 @@ export class Listener {
   // One query at a time: pg warns about more on the console.
   async #followSubscriptions(ear: Ear): Promise<void> {
     const { channels } = ear
-    const known = [...this.#subscriptions.values()].flatMap(({ channel }) => channel ?? [])
-    const wanted = new Set([this.#probe, ...known])
+    const named = [...this.#subscriptions.values()].flatMap(({ channel }) => channel ?? [])
+    const wanted = new Set([this.#probe, ...named])
     let isNew = false
     for (const channel of wanted) {
       if (channels.has(channel)) continue
@@ -227,8 +232,8 @@ export class Listener {
   }
 
   /**
-   * First on a channel of its own: where a pooler gives the LISTEN to a connection that it shares, others
-   * would hear it, for as long as the pooler keeps that connection.
+   * Listens on a channel of its own first. If a pooler gives the LISTEN to a connection that it shares, others hear
+   * that channel for as long as the pooler keeps the connection.
    */
   async #prove(ear: Ear): Promise<void> {
     if (!ear.channels.has(this.#probe)) await this.#listen(ear, this.#probe)
@@ -280,9 +285,9 @@ export class Listener {
     const ear = this.#ear
     if (ear === undefined) return
     this.#ear = undefined
-    const closed = (async () => ear.subscriber.close())()
-    closed.catch(() => undefined)
-    if (politelyMs > 0) await within(politelyMs, closed, 'closing').catch(() => undefined)
+    const ended = (async () => ear.subscriber.close())()
+    ended.catch(() => undefined)
+    if (politelyMs > 0) await within(politelyMs, ended, 'closing').catch(() => undefined)
     ear.socket.destroy()
   }
 

@@ -1,6 +1,6 @@
 /**
- * Settings of a role or a database reach into every statement: into what it means, and into how its answer
- * reads. A transaction that begins with these means and reads the same everywhere.
+ * The settings of a role or a database change what a statement means, and how its answer is written. In a transaction
+ * that begins with these settings, both are the same everywhere.
  */
 const PINNED: Readonly<Record<string, string>> = {
   // First: from here on a name without a schema is PostgreSQL's own.
@@ -16,7 +16,7 @@ const PINNED: Readonly<Record<string, string>> = {
   bytea_output: 'hex',
   extra_float_digits: '1',
   quote_all_identifiers: 'off',
-  // The schema's own policies let everybody read who is granted to; 'off' would refuse that.
+  // The policies of the schema let every role read that has the grant; 'off' would refuse that.
   row_security: 'on',
   default_table_access_method: 'heap',
   idle_in_transaction_session_timeout: `'1min'`,
@@ -28,7 +28,7 @@ export interface Bounds {
   readonly lockTimeoutMs: number
 }
 
-/** The beginning of a transaction, in one message: nothing in it waits, and no setting of others counts after it. */
+/** Begins a transaction, in one message: nothing in it waits, and afterwards no other settings count. */
 export function begin(
   access: 'read only' | 'read write',
   { statementTimeoutMs, lockTimeoutMs }: Bounds,
@@ -41,7 +41,7 @@ export function begin(
   return [
     `begin isolation level read committed ${access} not deferrable`,
     ...Object.entries(settings).map(([name, value]) => `set local ${name} = ${value}`),
-    // Only PostgreSQL 17 and newer have it.
+    // Only PostgreSQL 17 and newer have this setting.
     `select set_config(name, '0', true) from pg_settings where name = 'transaction_timeout'`,
   ].join('; ')
 }

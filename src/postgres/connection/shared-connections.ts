@@ -1,14 +1,14 @@
 /**
- * A process's connections: H for heartbeats and refreshes, which never waits on a lock; W for whatever
- * may wait; the listener. Several clusters may share them; the last to close closes them.
+ * A process's connections: H for heartbeats and refreshes, which never wait for a lock; W for statements that may
+ * wait; and the listener. Several clusters may share them. They are closed when the last of these clusters closes.
  *
- * All carry one session name as application_name: while any of them is there, the process is.
+ * All have the session as application_name. The process counts as alive while any of them is there.
  *
- * While H cannot be opened, nothing else is tried: who needs W or the listener tries H, and all of the process
- * together make its attempts. When it is back, everybody tries at once.
+ * While H cannot be opened, no other connection is tried. A caller that needs W or the listener tries H instead, so
+ * that the process makes no attempts but those of H. When H is back, everything is tried at once.
  *
- * H and W lead to one server. After a failover new connections may lead to another one while the old
- * primary keeps those that it has: who sweeps there and sends its heartbeats here would remove the living.
+ * H and W lead to one server. After a failover, new connections may lead to another server while the old primary
+ * keeps those that it has. A process that sweeps on one and sends its heartbeats to the other would remove the living.
  */
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
@@ -18,7 +18,7 @@ import { Listener } from './listener.js'
 import { SingleConnection } from './single-connection.js'
 
 const IDLE_MS = 10_000
-/** The longest that the functions which W calls wait for locks, and some. */
+/** A little longer than the functions that W calls wait for locks. */
 const LOCK_WAIT_MS = 3_500
 const MAX_ATTEMPT_MS = 2_500
 const MAX_BACKOFF_MS = 1_000
@@ -27,9 +27,9 @@ const MAX_BACKOFF_MS = 1_000
 export interface User {
   /** H was lost. */
   readonly lost: () => void
-  /** H is there, perhaps again. */
+  /** H is open, perhaps again. */
   readonly reached: () => void
-  /** How long to wait at most between two attempts to open H. */
+  /** The longest wait between two attempts to open H. */
   readonly patienceMs: () => number
 }
 
@@ -38,9 +38,9 @@ export class SharedConnections {
   readonly heartbeats: SingleConnection
   readonly writes: SingleConnection
   readonly listener: Listener | undefined
-  /** The ttl of each cluster that they are open for. */
+  /** The clusters that have not closed yet: the ttl of each. */
   readonly #attached = new Set<{ readonly ttlMs: number }>()
-  /** The clusters that read or write by now. */
+  /** The clusters that have begun to read or write. */
   readonly #users = new Set<User>()
   #closed = false
 
@@ -76,9 +76,9 @@ export class SharedConnections {
       this.listener = new Listener({
         session: this.session,
         connection: listenConnection ?? connection,
-        /** Where queries go through a pooler and no other address was given, LISTEN would be lost. */
+        // If queries go through a pooler and there is no other address, LISTEN would be lost.
         allowed: async () => (await this.heartbeats.isDirect()) || listenConnection !== undefined,
-        // The connection for writes is not opened for that.
+        // W is not opened only for this.
         notify: (channel, payload) =>
           (this.writes.isOpen ? this.writes : this.heartbeats).run('select pg_notify($1, $2)', [
             channel,
@@ -88,7 +88,7 @@ export class SharedConnections {
     }
   }
 
-  /** Returns how to detach. */
+  /** Returns a function that detaches. */
   attach(ttlMs: number): (deadlineMs: number) => Promise<void> {
     if (this.#closed) throw new ClosedError('These connections are closed')
     const attached = { ttlMs }
@@ -101,7 +101,7 @@ export class SharedConnections {
     }
   }
 
-  /** From now on; returns how to end it. */
+  /** Calls this user back from now on. Returns a function that ends it. */
   use(user: User): () => void {
     this.#users.add(user)
     return () => this.#users.delete(user)
@@ -114,7 +114,7 @@ export class SharedConnections {
     this.writes.timeoutMs = LOCK_WAIT_MS + attemptMs
   }
 
-  /** When nobody uses them any more; destroys at the deadline what does not answer. */
+  /** Called when the last cluster has detached. Destroys at the deadline what does not answer. */
   async #close(deadlineMs: number): Promise<void> {
     if (this.#closed) return
     this.#closed = true

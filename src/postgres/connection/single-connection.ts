@@ -1,12 +1,13 @@
 /**
- * One connection that is opened when needed, shared by turns, and replaced after any trouble.
+ * One connection that is opened when it is needed, used in turns, and replaced after any trouble.
  *
- * Kysely's driver puts a dead socket back into its pool and listens for no error on it; this stands
- * between the two. Each query has a bound; past it, the socket is destroyed and the server gives up by
- * itself (client_connection_check_interval).
+ * Kysely's driver puts a dead socket back into its pool, and listens for no error on it. So this class stands between
+ * Kysely and pg. Each query has a time limit. After it the socket is destroyed, and the server gives up by itself
+ * (client_connection_check_interval).
  *
- * However many ask, attempts to connect keep a pace: a database that comes back must not be met by a crowd.
- * When one has failed, the next waits for a backoff, and whoever waited for the failed one is told.
+ * Attempts to connect keep a pace, however many callers wait: a database that comes back must not get a flood of them.
+ * After a failed attempt, the next one waits for a backoff, and the callers that waited for the failed one get its
+ * error.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { PostgresPool, PostgresPoolClient } from 'kysely'
@@ -23,17 +24,17 @@ import { greet, type Greeted } from './greeting.js'
 export interface SingleConnectionOptions {
   readonly connection: Connection
   readonly session: string
-  /** Bound of each query, and of an attempt to connect: see `#connectMs`. */
+  /** The time limit of each query, and of an attempt to connect: see `#connectMs`. */
   readonly timeoutMs: number
-  /** Closed after this long without use; default never. */
+  /** How long the connection stays open without use; default for ever. */
   readonly idleMs?: number
-  /** Before each attempt to connect; it fails where this rejects. */
+  /** Called before each attempt to connect. If it rejects, the attempt fails. */
   readonly before?: () => Promise<unknown>
-  /** The longest backoff between two attempts; asked when one has failed. */
+  /** The longest backoff between two attempts; called when one has failed. */
   readonly maxBackoffMs: () => number
-  /** Told which server each new connection leads to, and which one the connection before it did. */
+  /** Called with the server of each new connection, and the server of the connection before. */
   readonly onServer?: (server: string, before: string | undefined) => void
-  /** Told when a connection that was in use or idle breaks. */
+  /** Called when a connection breaks, in use or idle. */
   readonly onLost?: () => void
 }
 
@@ -45,7 +46,7 @@ interface Open extends Greeted {
 /** The last attempt to connect failed. */
 interface Failure {
   readonly error: unknown
-  /** No attempt before. */
+  /** No new attempt begins before this time. */
   readonly untilMs: number
 }
 
@@ -57,10 +58,11 @@ export class SingleConnection implements PostgresPool {
   #open: Open | undefined
   #server: string | undefined
   #opening: ClientConfig | undefined
-  #turn: Promise<void> = Promise.resolve()
+  /** Resolves when the last turn that was asked for is over. */
+  #lastTurn: Promise<void> = Promise.resolve()
   #failure: Failure | undefined
   #failures = 0
-  /** How many attempts to connect in a row took longer than their bound. */
+  /** How many attempts to connect in a row took longer than their time limit. */
   #late = 0
   #idleTimer: NodeJS.Timeout | undefined
   readonly #closing = new AbortController()
@@ -71,14 +73,14 @@ export class SingleConnection implements PostgresPool {
     this.timeoutMs = options.timeoutMs
   }
 
-  /** What the client was told its backend is, when it connected; 0 before. */
+  /** The process id of the server's backend, as pg was told when it connected; 0 without a connection. */
   get backendPid(): number {
     return (this.#open?.client as { processID?: number } | undefined)?.processID ?? 0
   }
 
   /**
-   * The server's time in milliseconds since 1970, rather too early than too late; for one who has the connection.
-   * It lets the server tell the age of an attempt, however late it is executed.
+   * The server's time in milliseconds since 1970, estimated: perhaps behind, never ahead; null without a connection.
+   * A statement that carries it lets the server tell its age, however late it is executed.
    */
   get serverMs(): number | null {
     return this.#open?.clock.at(monotonicMs()) ?? null
@@ -89,7 +91,7 @@ export class SingleConnection implements PostgresPool {
     this.#open?.clock.hear(serverMs, monotonicMs())
   }
 
-  /** Which server it leads to, or did last. */
+  /** The server that the connection leads to, or led to last. */
   get server(): string | undefined {
     return this.#server
   }
@@ -98,41 +100,41 @@ export class SingleConnection implements PostgresPool {
     return this.#open !== undefined
   }
 
-  /** It could not be opened the last time, and has not been since. */
+  /** The connection is not open, and the last attempt to open it failed. */
   get isAway(): boolean {
     return this.#open === undefined && this.#failure !== undefined
   }
 
-  /** Breaks, if it leads to another server. */
+  /** Destroys the connection if it leads to another server. */
   leaveOther(server: string): void {
     if (this.#open?.server !== server) this.#discard(this.#open)
   }
 
   async isDirect(): Promise<boolean> {
-    const lease = await this.connect()
-    lease.release()
+    const turn = await this.connect()
+    turn.release()
     return this.#open?.direct ?? false
   }
 
   async run(text: string, values: readonly unknown[]): Promise<unknown> {
-    const lease = await this.connect()
+    const turn = await this.connect()
     try {
-      return await lease.query(text, values)
+      return await turn.query(text, values)
     } finally {
-      lease.release()
+      turn.release()
     }
   }
 
-  /** Waits for its turn; whoever has it must release it. */
+  /** Waits for a turn on the connection; the caller must release it. Kysely gives the name. */
   async connect(): Promise<PostgresPoolClient> {
-    const before = this.#turn
-    const known = this.#failure
+    const before = this.#lastTurn
+    const failure = this.#failure
     let release = (): void => undefined
-    this.#turn = new Promise((resolve) => (release = resolve))
+    this.#lastTurn = new Promise((resolve) => (release = resolve))
     await before
     clearTimeout(this.#idleTimer)
     try {
-      const open = (this.#open ??= await this.#reach(known))
+      const open = (this.#open ??= await this.#reach(failure))
       return {
         query: this.#query.bind(this, open) as PostgresPoolClient['query'],
         release: () => {
@@ -146,25 +148,25 @@ export class SingleConnection implements PostgresPool {
     }
   }
 
-  /** For Kysely, which must not close what others share. */
+  /** For Kysely, which must not end a connection that others share. */
   end(): Promise<void> {
     return Promise.resolve()
   }
 
-  /** Says goodbye to the server after the query under way, or is destroyed at the deadline. */
+  /** Ends the connection after the query under way; destroys it at the deadline. */
   async close(deadlineMs: number): Promise<void> {
     const endMs = monotonicMs() + deadlineMs
     this.#closing.abort()
     clearTimeout(this.#idleTimer)
-    await within(deadlineMs, this.#turn, 'closing').catch(() => undefined)
+    await within(deadlineMs, this.#lastTurn, 'closing').catch(() => undefined)
     this.#abandoned.abort()
     this.#opening?.destroy()
     if (this.#open !== undefined) await farewell(this.#open, endMs - monotonicMs())
   }
 
-  /** `known`: the failure that the caller knew of when it began to wait for its turn. */
-  async #reach(known: Failure | undefined): Promise<Open> {
-    if (this.#failure !== undefined && this.#failure !== known) throw this.#failure.error
+  /** `old`: the failure that was there when the caller began to wait for its turn. A newer one is thrown. */
+  async #reach(old: Failure | undefined): Promise<Open> {
+    if (this.#failure !== undefined && this.#failure !== old) throw this.#failure.error
     try {
       await this.#options.before?.()
     } catch (error) {
@@ -197,8 +199,8 @@ export class SingleConnection implements PostgresPool {
   }
 
   /**
-   * A server that all turn to at once is slow to let them in. If each gave up in the middle and began again,
-   * nobody would ever get in: after each attempt that came too late the next may take twice as long.
+   * A server is slow when everybody connects at once. If each process gave up and began again, nobody would ever get
+   * in. So after each attempt that took too long, the next one may take twice as long.
    */
   get #connectMs(): number {
     return Math.max(this.timeoutMs, Math.min(MAX_CONNECT_MS, this.timeoutMs * 2 ** this.#late))
@@ -207,12 +209,17 @@ export class SingleConnection implements PostgresPool {
   async #connect(boundMs: number): Promise<Open> {
     if (this.#isClosed()) throw new ClosedError('The connections are closed')
     const { signal } = this.#abandoned
-    const socket = await clientConfig({ ...this.#options, connectTimeoutMs: boundMs, signal })
+    const socket = await clientConfig({
+      connection: this.#options.connection,
+      applicationName: this.#options.session,
+      connectTimeoutMs: boundMs,
+      signal,
+    })
     if (this.#isClosed()) throw new ClosedError('The connections are closed')
     this.#opening = socket
     try {
       const client = new pg.Client({ ...socket.config, types: AS_WRITTEN })
-      // Until it is in use, and after it has failed, an error must still find a listener.
+      // Before the connection is in use, and after it has failed, an error without a listener would end the process.
       client.on('error', () => undefined)
       await within(boundMs, client.connect(), 'connecting', signal)
       const open = { client, socket, ...(await greet(client, this.#options.session, boundMs)) }
@@ -229,7 +236,7 @@ export class SingleConnection implements PostgresPool {
     }
   }
 
-  // Behind `await`, another call may have closed it.
+  // During an `await`, another call may have closed it.
   #isClosed(): boolean {
     return this.#closing.signal.aborted
   }
@@ -264,7 +271,7 @@ export class SingleConnection implements PostgresPool {
   }
 }
 
-/** Says goodbye; destroys what does not answer. */
+/** Ends a connection; destroys it if the server does not answer. */
 async function farewell({ client, socket }: Open, deadlineMs: number): Promise<void> {
   await within(deadlineMs, client.end(), 'closing').catch(() => undefined)
   socket.destroy()
@@ -273,12 +280,12 @@ async function farewell({ client, socket }: Open, deadlineMs: number): Promise<v
 const names = new Map<string, string>()
 
 /**
- * Of a prepared statement: what its first line says, for whoever looks at the traffic or at pg_prepared_statements,
- * and a number. There are as many as there are kinds of statements, for each schema.
+ * The name of a prepared statement: its first line, for people who look at the traffic or at pg_prepared_statements,
+ * and a number. There are as many names as kinds of statements, for each schema.
  */
 function nameOf(text: string): string {
-  const known = names.get(text)
-  if (known !== undefined) return known
+  const given = names.get(text)
+  if (given !== undefined) return given
   const [, about = ''] = /^\s*-- (.*)$/m.exec(text) ?? []
   const name = `pg-membership ${about} ${String(names.size)}`
   names.set(text, name)

@@ -12,7 +12,7 @@ import type {
 import { PostgresAdapter, PostgresDialect, sql } from 'kysely'
 import type pg from 'pg'
 
-/** Kysely's way in to a connection that has its own owner. */
+/** Lets Kysely use a connection that is not its own. */
 export class ClientAsPool implements PostgresPool {
   readonly #client: pg.Client
   firstError: Error | undefined
@@ -55,7 +55,7 @@ export class MigrationDialect extends PostgresDialect {
   }
 }
 
-/** Kysely's own looks at every table of the database, and fails when one is dropped meanwhile. */
+/** Kysely's own introspector looks at every table of the database, and fails when one is dropped meanwhile. */
 class SchemaIntrospector implements DatabaseIntrospector {
   readonly #db: Kysely<unknown>
   readonly #schema: string
@@ -83,7 +83,7 @@ class SchemaIntrospector implements DatabaseIntrospector {
   }
 }
 
-/** Kysely's lock is one for all migrations of a database, and of the session, which a pooler would leak. */
+/** Takes no lock: migrate.ts has one. Kysely's is one for all migrations of a database, and a pooler would leak it. */
 class LockedAlready extends PostgresAdapter {
   override acquireMigrationLock(): Promise<void> {
     return Promise.resolve()

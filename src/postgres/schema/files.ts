@@ -4,7 +4,7 @@ import { quoteIdentifier } from '../identifier.js'
 
 export interface MigrationFile {
   readonly version: number
-  /** As recorded: the file's name without its ending. */
+  /** The name in the record: the file's name without its ending. */
   readonly name: string
   readonly directory: URL
 }
@@ -23,8 +23,8 @@ export function migrationFiles(directory = DIRECTORY): readonly MigrationFile[] 
 }
 
 /**
- * The file for this schema, without its own `create schema`: whoever runs it has seen to that, and the
- * statement needs a privilege on the database even where the schema is there already.
+ * The text of the file for this schema, without its `create schema`. The caller creates the schema, because the
+ * statement needs a privilege on the database even if the schema is there already.
  */
 export function migrationText(
   { name, directory }: MigrationFile,
@@ -41,7 +41,7 @@ export function grantsText(role: 'member' | 'reader', schema: string, grantee: s
   return withNames(text, { schema, role: grantee })
 }
 
-/** As psql does it with `-v`, and like psql not in comments: a name may hold a line break. */
+/** Puts names in as psql does with `-v`. Like psql, not into comments, which a line break in a name would end. */
 function withNames(text: string, names: Readonly<Record<string, string>>): string {
   return text.replace(/^[ \t]*--.*$|:"(\w+)"/gm, (found, name?: string) => {
     const value = name === undefined ? undefined : names[name]

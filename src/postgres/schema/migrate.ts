@@ -3,7 +3,7 @@
  *
  * Everything happens in one transaction on one connection, under an advisory lock of that schema: any
  * number of processes may call it at once, a failure leaves nothing behind, and a pooler does no harm.
- * Where nothing is to be done, nothing is locked or written, and no privilege is needed but to look.
+ * If there is nothing to do, nothing is locked or written, and the role only needs to be able to look.
  */
 import { Kysely, type MigrationProvider, Migrator, sql } from 'kysely'
 import pg from 'pg'
@@ -31,7 +31,7 @@ export interface MigrateOptions {
 
 const CONNECT_TIMEOUT_MS = 10_000
 const CLOSE_TIMEOUT_MS = 2_000
-/** Whoever waits for a migration elsewhere should wait it out, but not for one that is stuck for good. */
+/** Long enough to wait for another process that migrates, but not for one that is stuck for good. */
 const BOUNDS = { statementTimeoutMs: 0, lockTimeoutMs: 300_000 }
 
 /**
@@ -39,7 +39,7 @@ const BOUNDS = { statementTimeoutMs: 0, lockTimeoutMs: 300_000 }
  * the names of the migrations run: none when there was nothing to do. Waits up to 10 s for the connection and up
  * to 5 min for another process that migrates.
  *
- * @throws OptionError for a bad option; SchemaError when the role may not do it, or the schema holds the objects
+ * @throws OptionError for a bad option; SchemaError when the role may not do it, or when the schema has objects
  * of somebody else or a version that this code cannot work with; ConnectionError for a standby, for PostgreSQL
  * before 14, and when connecting cannot succeed. Other errors are those of the database: nothing is tried again,
  * and nothing is left half done.
@@ -54,14 +54,14 @@ interface Code {
   readonly directory?: URL
 }
 
-/** @internal As code of another version would: for tests of how the schema evolves. */
+/** @internal Migrates as code of another version would: for tests of how the schema evolves. */
 export async function migrateAs(code: Code, options: MigrateOptions): Promise<string[]> {
   checkOptions('migrate', options, ['connection', 'schema'])
   const connection = connectionOption('connection', options.connection)
   const schema = schemaName(options.schema)
   const socket = await clientConfig({
     connection,
-    session: 'pg-membership migrate',
+    applicationName: 'pg-membership migrate',
     connectTimeoutMs: CONNECT_TIMEOUT_MS,
   })
   const client = new pg.Client({ ...socket.config, types: AS_WRITTEN })
@@ -126,13 +126,13 @@ async function needsWork(client: pg.Client, schema: string, { version }: Code): 
   const { found, recorded, foreign } = await inspect(client, schema)
   if (found !== undefined && found.version >= version) {
     checkSchemaVersion(found, version)
-    // What was run by hand from the bare file has left no record. What is newer is not ours to record.
+    // A file that was run by hand has left no record: write it. A newer version is not ours to record.
     return found.version === version && !recorded
   }
   if (found === undefined && foreign.length > 0) {
     const name = JSON.stringify(schema)
     throw new SchemaError(
-      `Schema ${name} holds what is not of pg-membership: ${foreign.join(', ')}. Choose another name`,
+      `Schema ${name} has objects that are not of pg-membership: ${foreign.join(', ')}. Choose another name`,
     )
   }
   return true
@@ -141,7 +141,7 @@ async function needsWork(client: pg.Client, schema: string, { version }: Code): 
 interface Inspection {
   readonly found: FoundVersion | undefined
   readonly recorded: boolean
-  /** What else is in the schema, described; a few of them. */
+  /** Descriptions of objects in the schema that are not ours: the first few. */
   readonly foreign: readonly string[]
 }
 
@@ -189,7 +189,7 @@ async function runMigrator(client: pg.Client, schema: string, code: Code): Promi
   const present = found?.version ?? 0
   const files = migrationFiles(code.directory).filter(({ version }) => version <= code.version)
   if (recorded) {
-    // A .down.sql that was run by hand has left its record, which Kysely would believe.
+    // A .down.sql that was run by hand has not deleted its record, and Kysely would believe the record.
     const undone = files.filter(({ version }) => version > present).map(({ name }) => name)
     const record = `${quoteIdentifier(schema)}.${quoteIdentifier(RECORD_TABLE)}`
     await client.query(`delete from ${record} where name = any ($1)`, [undone])
@@ -203,16 +203,16 @@ async function runMigrator(client: pg.Client, schema: string, code: Code): Promi
     migrationTableSchema: schema,
     migrationTableName: RECORD_TABLE,
     migrationLockTableName: LOCK_TABLE,
-    // This one spans all of it, Kysely's own tables included.
+    // Our own transaction spans everything, Kysely's own tables included.
     disableTransactions: true,
   })
   const { error } = await migrator.migrateToLatest()
-  // Kysely looks around after an error, which fails in a transaction that is over.
+  // After an error Kysely sends more queries, which fail in the aborted transaction: the first error tells more.
   if (error !== undefined) throw pool.firstError ?? new Error('The migration failed', { cause: error })
   return names
 }
 
-/** What is there already, run by hand, is taken over: recorded, and not run again. */
+/** A migration that was run by hand is recorded, but not run again. */
 function provider(
   files: readonly MigrationFile[],
   schema: string,

@@ -57,7 +57,7 @@ function up(schema: string, files: readonly MigrationFile[], from: number, to: n
     `create table if not exists ${record} ("name" varchar(255) not null primary key, "timestamp" varchar(255) not null);`,
     `create table if not exists ${lock} ("id" varchar(255) not null primary key, "is_locked" integer default 0 not null);`,
     `insert into ${lock} (id, is_locked) values ('migration_lock', 0) on conflict do nothing;\n`,
-    // What was run by hand, from the bare files, has left no record.
+    // Files that were run by hand have left no record.
     ...files.filter((file) => file.version <= from).map((file) => recorded(record, file)),
     ...files
       .filter((file) => file.version > from && file.version <= to)

@@ -1,4 +1,4 @@
-/** The schema in the database: which version this code needs, and what it means when it is not there. */
+/** The version of the schema that this code needs, and the error for any other. */
 import { SchemaError } from '../../api/errors.js'
 
 /** The newest migration that this code knows. */
@@ -13,14 +13,14 @@ export interface FoundVersion {
 
 /** Throws unless code that knows this version can work with what was found. */
 export function checkSchemaVersion(found: FoundVersion | undefined, newest = SCHEMA_VERSION): void {
-  const known = `this pg-membership knows version ${String(newest)}`
-  if (found === undefined) throw new SchemaError('The schema is not there. Run: npx pg-membership migrate')
+  const ours = `this pg-membership knows version ${String(newest)}`
+  if (found === undefined) throw new SchemaError('The schema is missing. Run: npx pg-membership migrate')
   if (found.version < newest) {
-    const message = `The schema has version ${String(found.version)}; ${known}. Run: npx pg-membership migrate`
+    const message = `The schema has version ${String(found.version)}; ${ours}. Run: npx pg-membership migrate`
     throw new SchemaError(message)
   }
   if (found.compatibleFrom > newest) {
     const range = `version ${String(found.version)}, and needs code that knows ${String(found.compatibleFrom)}`
-    throw new SchemaError(`The schema has ${range}; ${known}. Upgrade the package pg-membership`)
+    throw new SchemaError(`The schema has ${range}; ${ours}. Upgrade the package pg-membership`)
   }
 }

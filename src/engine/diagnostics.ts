@@ -1,12 +1,12 @@
-/** The channels of api/diagnostics.ts, to publish on. It costs next to nothing where nobody subscribes. */
+/** The channels of api/diagnostics.ts, to publish on. Without a subscriber it costs next to nothing. */
 import diagnostics from 'node:diagnostics_channel'
 import type { DiagnosticsMessages } from '../api/diagnostics.js'
 
 type Short<Name> = Name extends `pg-membership:${infer Short}` ? Short : never
-export type EventName = Short<keyof DiagnosticsMessages>
-export type EventDetails<N extends EventName> = Omit<DiagnosticsMessages[`pg-membership:${N}`], 'cluster'>
+export type MessageName = Short<keyof DiagnosticsMessages>
+export type MessageDetails<N extends MessageName> = Omit<DiagnosticsMessages[`pg-membership:${N}`], 'cluster'>
 
-const channels: Readonly<Record<EventName, diagnostics.Channel>> = {
+const channels: Readonly<Record<MessageName, diagnostics.Channel>> = {
   snapshot: diagnostics.channel('pg-membership:snapshot'),
   heartbeat: diagnostics.channel('pg-membership:heartbeat'),
   sweep: diagnostics.channel('pg-membership:sweep'),
@@ -15,7 +15,7 @@ const channels: Readonly<Record<EventName, diagnostics.Channel>> = {
   error: diagnostics.channel('pg-membership:error'),
 }
 
-export function publish<N extends EventName>(cluster: string, name: N, details: EventDetails<N>): void {
+export function publish<N extends MessageName>(cluster: string, name: N, details: MessageDetails<N>): void {
   const channel = channels[name]
   if (channel.hasSubscribers) channel.publish({ cluster, ...details })
 }
