@@ -1,8 +1,8 @@
 /**
  * How long the audit's questions take with a million events: `npx tsx bench/audit.ts`.
  *
- * On a PostgreSQL of its own with its default settings (fsync on), or that of DATABASE_URL. Prints the
- * median and the 99th percentile of each question, then the plans in short.
+ * It runs on a PostgreSQL of its own with default settings (fsync on), or on that of DATABASE_URL. It prints
+ * the median and the 99th percentile of each question, then the plans in short.
  */
 import { performance } from 'node:perf_hooks'
 import pg from 'pg'
@@ -77,16 +77,16 @@ async function measure(client: pg.Client, { title, sql, values }: Question): Pro
   )
 }
 
-/** Without what every line of a plan repeats. */
+/** A line of a plan, without what every line repeats. */
 function brief(line: string): string {
   return line
     .replace(/'\{[^}]*\}'::interval\[\]/g, '…')
     .replace(/::(text|uuid|timestamp with time zone)/g, '')
 }
 
-/** The scans of a plan, without what the planner thought beforehand. */
+/** Prints the scans of a plan, without the estimates of the planner. */
 async function showPlan(client: pg.Client, title: string, sql: string): Promise<void> {
-  // As the functions have it that ask so.
+  // The same settings as those of the functions that ask this.
   const inFunction = title.includes(' as ') ? 'off' : 'on'
   await client.query(`set enable_sort = ${inFunction}; set enable_bitmapscan = ${inFunction}`)
   const { rows } = await client.query<Record<string, string>>(

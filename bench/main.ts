@@ -18,7 +18,7 @@ import { startPeers } from './lib/servers.js'
 import { digits } from './lib/stats.js'
 import { bars, curves } from './lib/svg.js'
 
-/** What the machine waits for at least: see arms/changes.ts. */
+/** The least time that any design takes on this machine: see arms/changes.ts. */
 const FLOOR = 'bare INSERT + NOTIFY -> seen'
 const PLOTS = join(import.meta.dirname, '../docs/plots')
 /** More than the default of a hundred connections, where an arm needs more; everything else is the default. */
@@ -198,7 +198,7 @@ console.log(
 )
 const commit = spawnSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8' }).stdout.trim()
 const RESULTS = join(import.meta.dirname, 'results.json')
-/** By arm, of the last run of each. */
+/** The results of the last run of each arm. */
 const results: Record<string, unknown> = existsSync(RESULTS)
   ? (JSON.parse(readFileSync(RESULTS, 'utf8')) as Record<string, unknown>)
   : {}
@@ -207,7 +207,7 @@ let isFirst = true
 for (const [name, arm] of Object.entries(ARMS)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue
   const { lines, data, floorMs, plots = {} } = await arm()
-  // What the arms before it have left of load is no disturbance.
+  // The load that earlier arms have left is no disturbance.
   const disturbed = disturbance(isFirst ? loadBefore : 0, floorMs)
   isFirst = false
   if (disturbed !== undefined) disturbances.push(`${name}: ${disturbed}`)

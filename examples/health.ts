@@ -16,8 +16,8 @@ await membership.register()
 
 const server = createServer((_request, response) => {
   const { lastError, ...status } = cluster.status
-  // Judged by the clock at this moment. Without a lease, others may have taken over: send no work here.
-  // Answer liveness probes without it, or an outage of the database restarts every process that you have.
+  // The lease is compared with the clock at this moment. Without a lease, others may have taken over: send no work
+  // here. Answer liveness probes without the lease, or an outage of the database restarts every process that you have.
   const isReady = membership.lease !== undefined
   response.writeHead(isReady ? 200 : 503, { 'content-type': 'application/json' })
   response.end(

@@ -1,10 +1,10 @@
 /**
- * A leader, without an election: whoever registered first leads, and everybody sees the same.
+ * A leader, without an election: the member that registered first leads, and all processes see the same order.
  *
  *   DATABASE_URL=postgres://… npx tsx examples/leader.ts
  *
  * Start it several times and stop the leader with Ctrl-C, kill -9 or kill -STOP: the next one takes over,
- * and no two ever commit side by side. The fence sees to that, also when a leader was only asleep.
+ * and no two ever commit side by side. The fence prevents it, also when a leader was only asleep.
  */
 import pg from 'pg'
 import { migrate, PostgresCluster } from 'pg-membership'
@@ -24,14 +24,14 @@ const membership = cluster.createMembership({ data: `process ${process.pid}` })
 await membership.register()
 console.log(`process ${process.pid} is registered`)
 
-/** What only the leader may do. If it does not lead any more, nothing of it happens. */
+/** What only the leader may do. If this process does not lead any more, nothing of it happens. */
 async function work(): Promise<void> {
   const client = await pool.connect()
   let isCommitted = false
   try {
     await client.query('begin')
-    // In one turn: this registration leads, and nothing is done unless it stays current until the commit.
-    // A token, not an id: meanwhile it may have been lost, and be back at the end of the list.
+    // Without an await in between: this registration leads, and the transaction fails unless it stays current until
+    // the commit. Compare tokens, not ids: this member may have been lost, and be back at the end of the list.
     if (cluster.snapshot?.members[0]?.token !== membership.lease?.token) return
     await membership.fence(client)
     await client.query('create table if not exists leader_example (n serial, leader text, at timestamptz)')
@@ -49,10 +49,10 @@ while (!stopping.signal.aborted) {
   const [leader] = await cluster.getMembers() // from the cache: costs nothing
   if (leader?.id === membership.id) {
     // MB001: the registration was lost, another leads now, and this process registers again by itself.
-    // Whatever else it is, the connection's trouble or the database's, there is a next time.
+    // After any other error, of the connection or of the database, the loop tries again.
     await work().catch((error: unknown) => console.error(`nothing was done: ${String(error)}`))
   }
   await new Promise((resolve) => setTimeout(resolve, 500))
 }
-await cluster.close() // the next one leads from now on
+await cluster.close() // the next member leads from now on
 await pool.end()

@@ -1,9 +1,9 @@
 /**
- * Sharding: every key belongs to one of the processes, and each of them knows to which.
+ * Sharding: every key belongs to one of the processes, and each process knows which one.
  *
  *   DATABASE_URL=postgres://… PORT=8001 npx tsx examples/router.ts
  *   DATABASE_URL=postgres://… PORT=8002 npx tsx examples/router.ts
- *   curl localhost:8001/some-key    # the same owner, whomever you ask
+ *   curl localhost:8001/some-key    # the same owner, whichever process you ask
  *
  * Stop one: its keys move to the others, and no other key moves (rendezvous hashing).
  */

@@ -36,7 +36,7 @@ async function shutdown(): Promise<void> {
   // 1. Nobody finds this process any more. A database that is away must not keep it from stopping.
   await membership.deregister({ signal: AbortSignal.timeout(2_000) }).catch(console.error)
   console.log('deregistered')
-  // 2. Drain: go on serving those who had found it just before.
+  // 2. Drain: go on serving clients that had found this process just before.
   await sleep(GRACE_MS)
   // 3. Stop the server: no new connections, and wait for the answers under way.
   server.close()

@@ -44,8 +44,8 @@ as $$ select 1, 1 $$;
 -- gaps (promise 4). The stamp is new at each change: after a failover that lost commits, two histories can have
 -- the same revision, and the stamp tells them apart.
 --
--- What columns may hold is said by domains, here and for members. A check of the table would be read and compiled
--- again by each statement, heartbeats too.
+-- Domains say what columns may hold, here and for members. Each statement, also a heartbeat, would read and compile
+-- a check of the table again.
 
 create domain :"schema".event_kind as text check (value in ('joined', 'updated', 'left'));
 create domain :"schema".event_reason as text check (
@@ -60,13 +60,13 @@ create table :"schema".clusters (
   channel    text   not null
 );
 comment on table :"schema".clusters is
-  'One row per cluster. Only a change of membership touches it: its row lock makes the order of revisions the order of commits.';
+  'One row per cluster. Only a change of membership touches it. Its row lock makes the order of revisions the order of commits.';
 comment on column :"schema".clusters.revision is 'Raised once per change of membership, without gaps.';
 comment on column :"schema".clusters.last_token is 'The highest token handed out.';
 comment on column :"schema".clusters.stamp is
-  'Fresh at each change: tells apart two histories with equal revisions, after a failover that lost commits.';
+  'New at each change. It tells apart two histories with equal revisions, after a failover that lost commits.';
 comment on column :"schema".clusters.previous_stamp is 'The stamp before the last change, which may be many rows.';
-comment on column :"schema".clusters.channel is 'Where hints are sent. Computed once: computing it costs more than a change.';
+comment on column :"schema".clusters.channel is 'The channel of the hints. It is computed once, because computing it costs more than a change.';
 
 create table :"schema".events (
   cluster       text        not null,
@@ -86,7 +86,7 @@ create table :"schema".events (
 -- still says what a member carried.
 create index events_of_member on :"schema".events (member, at, revision, kind);
 create index events_in_time on :"schema".events (cluster, at, kind);
-comment on table :"schema".events is 'One row per change: the delta log of readers, the audit trail of people.';
+comment on table :"schema".events is 'One row per change. Readers refresh from it, and people audit it.';
 comment on column :"schema".events.at is 'Never before registered_at, and equal to it for joined.';
 comment on column :"schema".events.data is 'What the member carries from here on; null for left.';
 
@@ -142,14 +142,14 @@ create trigger clusters_truncate before truncate on :"schema".clusters
 
 -- members -----------------------------------------------------------------------------------------
 
--- The members: one row each, and what its triggers see to.
+-- The members: one row each, and the triggers of the table.
 --
--- The row is there as long as the registration lasts. Whoever changes the table, the library or a person in psql,
--- the triggers number the change and write it to the log, so readers are told of it (promises 2 and 4). Nobody,
+-- The row is there as long as the registration lasts. Both for the library and for a person in psql, the triggers
+-- number each change and write it to the log, so readers are told of it (promises 2 and 4). Nobody,
 -- not even the owner, changes the id, the cluster or the token of a registration.
 
 create domain :"schema".member_data as bytea check (octet_length(value) <= 1048576);
--- No months: '1 mon -29 days' equals one day, and can last three.
+-- A ttl has no months: '1 mon -29 days' equals one day, and can last three.
 create domain :"schema".member_ttl as interval check (
   value between interval '1 second' and interval '1 day'
   and extract(month from value) = 0 and extract(year from value) = 0);
@@ -178,14 +178,14 @@ create table :"schema".members (
 create unique index members_in_order on :"schema".members (cluster, token);
 comment on table :"schema".members is
   'The members of all clusters. Reference members(id), or one registration''s (id, token), with on delete cascade or set null.';
-comment on column :"schema".members.revision is 'Of the event that shows this row as it is.';
+comment on column :"schema".members.revision is 'The revision of the event that shows this row as it is.';
 comment on column :"schema".members.token is 'The number of this registration, higher than every earlier one of its cluster.';
-comment on column :"schema".members.ttl is 'Silence after which others may remove this member.';
+comment on column :"schema".members.ttl is 'How long this member may be silent before others may remove it.';
 comment on column :"schema".members.crash_grace is
   'How long all its connections may be gone before it counts as crashed; null: wait for the ttl.';
 comment on column :"schema".members.session is 'application_name of its process; null when connections do not show it (poolers).';
 comment on column :"schema".members.session_role is
-  'The role that the process connected as. The same name on a connection of another role is somebody else.';
+  'The role that the process connected as. The same name on a connection of another role does not count.';
 comment on column :"schema".members.suspected_at is 'When its process was found to have no connection; null when it has one.';
 
 -- Whether the arguments of a function name registrations: as many numbers as ids, no id twice, no null.
@@ -367,8 +367,8 @@ create trigger members_truncate before truncate on :"schema".members
 --
 -- A hint goes to everybody who may connect: its payload is empty, and it proves nothing. An announcement goes to
 -- members, with the changes and their data, on a channel whose name is random, signed with a key that only members
--- are told. Both are sent when the transaction commits. Neither is needed for a correct answer: who hears nothing
--- reads at the next heartbeat or poll (promise 2). No notification may make a commit fail.
+-- are told. Both are sent when the transaction commits. Neither is needed for a correct answer: a process that
+-- hears nothing reads at the next heartbeat or poll (promise 2). No notification may make a commit fail.
 
 -- The hint channel of a cluster: 40 ASCII bytes, whatever the names are. LISTEN would cut a longer one, and the
 -- whole database shares its channels. Both names go in with their lengths, so that no two pairs give the same text.
@@ -430,10 +430,10 @@ begin
 end
 $$;
 
--- Tells of a change, at the commit of its transaction.
+-- Notifies readers and members of a change, at the commit of its transaction.
 --
--- The hint channel is told that something has changed. The members' channel is told what, by one *announcement* for
--- each time that the transaction advanced the cluster; by several where one payload (8,000 bytes) is too small:
+-- A hint says that something has changed. An *announcement* on the members' channel says what has changed. There is
+-- one for each time that the transaction advanced the cluster, or several where one payload (8,000 bytes) is too small:
 --
 --   the code of all that follows, in hex
 --   channel server, revision and stamp before, revision and stamp after, last revision of the transaction, first revision here
@@ -531,10 +531,10 @@ create constraint trigger clusters_announce after update of revision on :"schema
 -- unique_violation.
 --
 -- An attempt may be executed long after its caller has given up: it lay in a socket, or its backend was stopped.
--- attempted_at says when it began, by the clock of this server, too early rather than too late; null: nobody
+-- attempted_at says when it began, by the clock of this server, never later than the truth; null: nobody
 -- knows. An attempt older than 10 seconds is refused. An id that has left since it began is left out.
 --
--- Each row tells the position of the cluster at which it can be seen. previous_stamp is the stamp before it, and
+-- Each row has the position of the cluster at which it can be seen. previous_stamp is the stamp before it, and
 -- null unless the rows are all that has changed.
 create function :"schema".register(
   cluster_name text, ids uuid[], contents bytea[], floors bigint[],
@@ -625,7 +625,7 @@ begin
         null; -- A transaction that has swept is still open. The registration need not wait for it.
       end;
     end if;
-    -- Read after the cluster was locked. With an earlier time, a registration that waited could expire at once.
+    -- Read after the cluster was locked. With an earlier time, a registration that waited could expire immediately.
     moment := clock_timestamp();
     with joiner as materialized (
       select j.id, j.data, head.revision - joiners + j.n as revision, head.last_token - joiners + j.n as token
@@ -670,10 +670,10 @@ $$;
 -- It never waits for a row that somebody holds locked.
 
 -- Sets the data of registrations. pending names those that it left alone because somebody holds them locked. It
--- waits only briefly for the cluster: while it waits it holds rows, which heartbeats then have to pass by.
+-- waits only briefly for the cluster: while it waits it has rows locked, which heartbeats then have to skip.
 --
--- Tells the position of the cluster at which all of it can be seen; which have changed, and since when they are
--- registered. previous_stamp is the stamp before, and null unless these are all that has changed.
+-- Returns the position of the cluster at which all of it can be seen, which registrations have changed, and since when
+-- they are registered. previous_stamp is the stamp before, and null unless these are all that has changed.
 create function :"schema".set_data(
   cluster_name text, ids uuid[], tokens bigint[], contents bytea[],
   out pending uuid[], out changed uuid[], out registered timestamptz[],
@@ -747,15 +747,15 @@ $$;
 -- can hold back its own member only.
 
 -- Deletes the rows of these registrations, except those that somebody else holds locked, and writes the reason
--- into the log. The triggers always write 'removed', because no setting that others can change may have a say in
--- it; the reason is corrected while the cluster is still locked.
+-- into the log. The triggers always write 'removed', because no setting that others can change may influence
+-- the reason. It is corrected while the cluster is still locked.
 --
 -- One subtransaction locks and deletes. If a transaction locked a row and its subtransaction deleted it, the row
 -- would count as locked by several, and would be slow to read until it is vacuumed.
 --
 -- Something on the application's side may refuse or be locked (a foreign key). Then the rows are deleted one by
--- one, in random order and for one second at most: it holds back its own member only, and the rows that fail do
--- not keep the others waiting for ever.
+-- one, in random order and for one second at most. So the obstacle holds back its own member only, and rows that
+-- fail do not keep the others waiting for ever.
 --
 -- Something there may be slow (a cascade through millions of rows), and take longer than the client waits. Then
 -- the deletion goes on without the client and commits. If it were cancelled, each sweep would begin it again, and
@@ -818,8 +818,8 @@ $$;
 
 -- Ends registrations. One that has ended already, or was replaced by a newer one, is left alone. pending names
 -- those that are still there because somebody holds them locked or refuses, and obstacles says why. gone names
--- those that it removed. Tells the position of the cluster at which that can be seen. previous_stamp is the stamp
--- before, and null unless these are all that has changed.
+-- those that it removed. Also returned is the position of the cluster at which that can be seen. previous_stamp is the
+-- stamp before, and null unless these are all that has changed.
 create function :"schema".deregister_as_owner(
   cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[],
   out gone uuid[], out revision bigint, out stamp uuid, out previous_stamp uuid
@@ -859,11 +859,11 @@ begin
 end
 $$;
 
--- A deferred foreign key would refuse at commit, and undo everything. It is made to refuse at once, so that only
+-- A deferred foreign key would refuse at commit, and undo everything. It is made to refuse immediately, so that only
 -- its own member is held back. But this also runs what the caller's transaction has queued, and that must not get
 -- the owner's rights (before PostgreSQL 18 it would). So this function, and sweep() in the same way, runs as the
--- caller, and calls the function that runs as the owner. Who calls that one directly is refused by a deferred
--- foreign key at commit.
+-- caller, and calls the function that runs as the owner. If somebody calls that one directly, a deferred foreign key
+-- refuses at commit.
 -- What the transaction changed before is announced at this call, and what it changes afterwards at commit.
 create function :"schema".deregister(
   cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[],
@@ -994,12 +994,13 @@ language sql stable
 return case when session_name is not null then to_regrole(quote_ident(session_user)) end;
 
 -- Compares the sessions of a cluster with the connections that are there: suspects members, and ends suspicions.
--- Tells the sessions that are missing, as role and name, and when those that are newly suspected are due.
+-- Returns the sessions that are missing, as role and name, and how soon the first grace of a new suspicion ends.
 --
--- `since` is when sweeping resumed, or when most sessions were last missing at once, whichever is later. A member
--- that was not heard of after `since` is not counted, neither as missing nor among the others: its silence may be
--- that of the server. When most are missing at once, the network or the server has failed, and not all find back
--- at the same moment: nobody is suspected then. Nor is anybody when this backend does not find even itself.
+-- `since` is the later of two times: when sweeping resumed, and when most sessions were last missing together. A
+-- member that was not heard of after `since` is not counted, neither as missing nor among the others: the server may
+-- be the cause of its silence. When most are missing together, the network or the server has failed, and not all
+-- processes come back at the same moment: nobody is suspected then. When this backend does not find even its own
+-- connection, nobody is suspected either.
 --
 -- A session is a name and a role: anybody can see the name, and put it on a connection of his own.
 create function :"schema".suspect(cluster_name text, since timestamptz, out missing text[], out follow_up interval)
@@ -1055,8 +1056,8 @@ $$;
 
 -- Sweeping: how members that are gone are removed.
 --
--- Processes sweep by turns, about twice a second for each cluster. A sweep takes no argument by which a caller
--- could evict the living, so everybody who reads may call it. Two rules prevent mistakes (promise 7):
+-- Processes sweep by turns, about twice a second for each cluster. A sweep has no argument by which a caller
+-- could remove members that are alive, so every role that reads may call it. Two rules prevent mistakes (promise 7):
 --
 -- A late sweep expires nobody. When sweeping had a break (nobody swept, the server restarted, crashed or was
 -- replaced, its clock went back), it *resumes*, and silence counts only from then on: watch().
@@ -1079,7 +1080,7 @@ comment on column :"schema".sweeps.resumed_at is
   'Since when sweeping has gone on without a break. Silence before it does not count.';
 comment on column :"schema".sweeps.turn is 'The last turn handed out to a sweeper.';
 comment on column :"schema".sweeps.outage_at is
-  'When most sessions were last found missing at once. Who was not heard of since is left to its ttl.';
+  'When most sessions were last found missing together. A member that was not heard of since then is left to its ttl.';
 
 -- Takes the watch over a cluster, and notes whether sweeping has gone on or resumes now. It waits for nobody:
 -- null when somebody else has the watch at this moment, or there is no such cluster.
@@ -1103,7 +1104,7 @@ begin
       resumed_at = case
         when moment < s.swept_at or moment > s.swept_at + shortest_ttl / 3
           or s.server_started_at <> pg_postmaster_start_time()
-          -- Late in its transaction: it got its locks and its snapshot long ago, and heartbeats may be kept out since.
+          -- Late in its transaction: it got its locks and its snapshot long ago, and may have kept heartbeats out since.
           or moment > transaction_timestamp() + shortest_ttl / 3 then moment
         else s.resumed_at
       end,
@@ -1135,7 +1136,7 @@ begin
 end
 $$;
 
--- Whether turns to sweep were missed: whoever learns it sweeps at once. A standby says no, because it has no
+-- Whether turns to sweep were missed. A process that learns so sweeps immediately. A standby says no, because it has no
 -- unlogged tables.
 create function :"schema".sweep_overdue(cluster_name text) returns boolean
 language plpgsql volatile
@@ -1157,11 +1158,11 @@ $$;
 -- A sweep that suspects somebody whose grace ends before the next turn takes no turn. Its caller comes back when
 -- the grace has ended.
 --
--- A transaction that has swept and stays open holds up all changes of the cluster: after 5 idle seconds the server
+-- A transaction that has swept and stays open can delay all changes of the cluster: after 5 idle seconds the server
 -- ends it. A transaction with one snapshot (REPEATABLE READ) does not see the heartbeats that came after its
 -- beginning: silence counts up to its beginning only.
 --
--- Tells the wait in milliseconds, how many it removed, and what it could not remove and why.
+-- Returns the wait in milliseconds, how many it removed, and what it could not remove and why.
 create function :"schema".sweep_as_owner(
   cluster_name text,
   out wait_ms integer, out removed integer, out obstacles text[]
@@ -1227,8 +1228,8 @@ begin
     wait_ms := ceil(1000 * extract(epoch from follow_up));
     return;
   end if;
-  -- Someone who calls without waiting for his turns delays those of the others. The bound is twice the members or
-  -- the number of connections, whichever is more, and twenty: processes that only read take turns, too.
+  -- A caller that does not wait for its turns delays those of the others. The bound, in paces, is twenty plus twice
+  -- the members, or twenty plus the connections where these are more: processes that only read take turns, too.
   select greatest(2 * count(*), (select count(*) from pg_stat_activity a where a.usesysid is not null))
   into turn_takers from members m where m.cluster = cluster_name;
   update sweeps s
@@ -1253,7 +1254,7 @@ begin
 end
 $$;
 
--- The short path of sweep(), for many clusters at once. It answers only for clusters in which there is nothing to
+-- The short path of sweep(), for many clusters in one call. It answers only for clusters in which there is nothing to
 -- do: sweeping goes on without a break, and nobody is gone, suspected or to be suspected. For these it takes the
 -- watch and the turn, and tells the wait in milliseconds. It also answers where somebody else has the watch at
 -- this moment. It changes nothing in the other clusters and leaves them out: sweep() is for them. It removes
@@ -1328,7 +1329,7 @@ begin
     )
     select * from swept
     union all
-    -- Somebody else has the watch at this moment: half a second.
+    -- Somebody else has the watch at this moment: wait half a second.
     select s.cluster, 500 from sweeps s
     where s.cluster = any (cluster_names) and s.cluster not in (select w.cluster from watched w);
 end
@@ -1373,7 +1374,7 @@ as $$ select fence(member, registration::bigint) $$;
 
 -- audit -------------------------------------------------------------------------------------------
 
--- The audit: what people ask. Who is a member now, who was at a time, how long each stayed, why it left.
+-- The audit answers what people ask: who is a member now, who was one at a time, how long each stayed, why it left.
 --
 -- All answers come from members and events. Each is found by an index, however long the log is. The planner does
 -- not know the arguments of a function, and would at times read a whole cluster and sort it: hence the settings of
@@ -1398,7 +1399,7 @@ exception when character_not_in_repertoire or untranslatable_character then
 end
 $$;
 
--- Who is a member now, and how fresh.
+-- Who is a member now, and how old its last heartbeat is.
 create view :"schema".members_now as
 select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registered_at, m.heartbeat_at,
   clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session
@@ -1422,8 +1423,8 @@ begin
 end
 $$;
 
--- Every stay of every member: from when to when, for how long, why it ended, and what it carried last.
--- Still here: left_at and reason are null. For the newest stays of a cluster take stays_between(): the planner
+-- Every stay of every member: from when to when, for how long, why it ended, and what the member carried last. While
+-- a stay lasts, its left_at and reason are null. For the newest stays of a cluster use stays_between(): the planner
 -- cannot read a union in the order of an index.
 create view :"schema".stays as
 select e.cluster, e.member, e.token, e.registered_at as joined_at, e.at as left_at,
@@ -1537,7 +1538,7 @@ $$;
 -- instead. A cluster is forgotten only when it has no members.
 
 -- Keeps the log bounded. It deletes events that are older than older_than, except those that say what a member
--- carried at that time: so each question about the time since is answered as before. Returns how many it deleted.
+-- carried at that time: so each question about the time since then is answered as before. Returns how many it deleted.
 create function :"schema".trim_events(older_than interval) returns bigint
 language sql
 set search_path = :"schema", pg_temp

@@ -2,8 +2,8 @@
 --
 -- A hint goes to everybody who may connect: its payload is empty, and it proves nothing. An announcement goes to
 -- members, with the changes and their data, on a channel whose name is random, signed with a key that only members
--- are told. Both are sent when the transaction commits. Neither is needed for a correct answer: who hears nothing
--- reads at the next heartbeat or poll (promise 2). No notification may make a commit fail.
+-- are told. Both are sent when the transaction commits. Neither is needed for a correct answer: a process that
+-- hears nothing reads at the next heartbeat or poll (promise 2). No notification may make a commit fail.
 
 -- The hint channel of a cluster: 40 ASCII bytes, whatever the names are. LISTEN would cut a longer one, and the
 -- whole database shares its channels. Both names go in with their lengths, so that no two pairs give the same text.
@@ -65,10 +65,10 @@ begin
 end
 $$;
 
--- Tells of a change, at the commit of its transaction.
+-- Notifies readers and members of a change, at the commit of its transaction.
 --
--- The hint channel is told that something has changed. The members' channel is told what, by one *announcement* for
--- each time that the transaction advanced the cluster; by several where one payload (8,000 bytes) is too small:
+-- A hint says that something has changed. An *announcement* on the members' channel says what has changed. There is
+-- one for each time that the transaction advanced the cluster, or several where one payload (8,000 bytes) is too small:
 --
 --   the code of all that follows, in hex
 --   channel server, revision and stamp before, revision and stamp after, last revision of the transaction, first revision here

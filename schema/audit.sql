@@ -1,4 +1,4 @@
--- The audit: what people ask. Who is a member now, who was at a time, how long each stayed, why it left.
+-- The audit answers what people ask: who is a member now, who was one at a time, how long each stayed, why it left.
 --
 -- All answers come from members and events. Each is found by an index, however long the log is. The planner does
 -- not know the arguments of a function, and would at times read a whole cluster and sort it: hence the settings of
@@ -23,7 +23,7 @@ exception when character_not_in_repertoire or untranslatable_character then
 end
 $$;
 
--- Who is a member now, and how fresh.
+-- Who is a member now, and how old its last heartbeat is.
 create view :"schema".members_now as
 select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registered_at, m.heartbeat_at,
   clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session
@@ -47,8 +47,8 @@ begin
 end
 $$;
 
--- Every stay of every member: from when to when, for how long, why it ended, and what it carried last.
--- Still here: left_at and reason are null. For the newest stays of a cluster take stays_between(): the planner
+-- Every stay of every member: from when to when, for how long, why it ended, and what the member carried last. While
+-- a stay lasts, its left_at and reason are null. For the newest stays of a cluster use stays_between(): the planner
 -- cannot read a union in the order of an index.
 create view :"schema".stays as
 select e.cluster, e.member, e.token, e.registered_at as joined_at, e.at as left_at,

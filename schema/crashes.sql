@@ -19,12 +19,13 @@ language sql stable
 return case when session_name is not null then to_regrole(quote_ident(session_user)) end;
 
 -- Compares the sessions of a cluster with the connections that are there: suspects members, and ends suspicions.
--- Tells the sessions that are missing, as role and name, and when those that are newly suspected are due.
+-- Returns the sessions that are missing, as role and name, and how soon the first grace of a new suspicion ends.
 --
--- `since` is when sweeping resumed, or when most sessions were last missing at once, whichever is later. A member
--- that was not heard of after `since` is not counted, neither as missing nor among the others: its silence may be
--- that of the server. When most are missing at once, the network or the server has failed, and not all find back
--- at the same moment: nobody is suspected then. Nor is anybody when this backend does not find even itself.
+-- `since` is the later of two times: when sweeping resumed, and when most sessions were last missing together. A
+-- member that was not heard of after `since` is not counted, neither as missing nor among the others: the server may
+-- be the cause of its silence. When most are missing together, the network or the server has failed, and not all
+-- processes come back at the same moment: nobody is suspected then. When this backend does not find even its own
+-- connection, nobody is suspected either.
 --
 -- A session is a name and a role: anybody can see the name, and put it on a connection of his own.
 create function :"schema".suspect(cluster_name text, since timestamptz, out missing text[], out follow_up interval)

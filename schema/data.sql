@@ -4,10 +4,10 @@
 -- It never waits for a row that somebody holds locked.
 
 -- Sets the data of registrations. pending names those that it left alone because somebody holds them locked. It
--- waits only briefly for the cluster: while it waits it holds rows, which heartbeats then have to pass by.
+-- waits only briefly for the cluster: while it waits it has rows locked, which heartbeats then have to skip.
 --
--- Tells the position of the cluster at which all of it can be seen; which have changed, and since when they are
--- registered. previous_stamp is the stamp before, and null unless these are all that has changed.
+-- Returns the position of the cluster at which all of it can be seen, which registrations have changed, and since when
+-- they are registered. previous_stamp is the stamp before, and null unless these are all that has changed.
 create function :"schema".set_data(
   cluster_name text, ids uuid[], tokens bigint[], contents bytea[],
   out pending uuid[], out changed uuid[], out registered timestamptz[],

@@ -5,15 +5,15 @@
 -- can hold back its own member only.
 
 -- Deletes the rows of these registrations, except those that somebody else holds locked, and writes the reason
--- into the log. The triggers always write 'removed', because no setting that others can change may have a say in
--- it; the reason is corrected while the cluster is still locked.
+-- into the log. The triggers always write 'removed', because no setting that others can change may influence
+-- the reason. It is corrected while the cluster is still locked.
 --
 -- One subtransaction locks and deletes. If a transaction locked a row and its subtransaction deleted it, the row
 -- would count as locked by several, and would be slow to read until it is vacuumed.
 --
 -- Something on the application's side may refuse or be locked (a foreign key). Then the rows are deleted one by
--- one, in random order and for one second at most: it holds back its own member only, and the rows that fail do
--- not keep the others waiting for ever.
+-- one, in random order and for one second at most. So the obstacle holds back its own member only, and rows that
+-- fail do not keep the others waiting for ever.
 --
 -- Something there may be slow (a cascade through millions of rows), and take longer than the client waits. Then
 -- the deletion goes on without the client and commits. If it were cancelled, each sweep would begin it again, and
@@ -76,8 +76,8 @@ $$;
 
 -- Ends registrations. One that has ended already, or was replaced by a newer one, is left alone. pending names
 -- those that are still there because somebody holds them locked or refuses, and obstacles says why. gone names
--- those that it removed. Tells the position of the cluster at which that can be seen. previous_stamp is the stamp
--- before, and null unless these are all that has changed.
+-- those that it removed. Also returned is the position of the cluster at which that can be seen. previous_stamp is the
+-- stamp before, and null unless these are all that has changed.
 create function :"schema".deregister_as_owner(
   cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[],
   out gone uuid[], out revision bigint, out stamp uuid, out previous_stamp uuid
@@ -111,11 +111,11 @@ begin
 end
 $$;
 
--- A deferred foreign key would refuse at commit, and undo everything. It is made to refuse at once, so that only
+-- A deferred foreign key would refuse at commit, and undo everything. It is made to refuse immediately, so that only
 -- its own member is held back. But this also runs what the caller's transaction has queued, and that must not get
 -- the owner's rights (before PostgreSQL 18 it would). So this function, and sweep() in the same way, runs as the
--- caller, and calls the function that runs as the owner. Who calls that one directly is refused by a deferred
--- foreign key at commit.
+-- caller, and calls the function that runs as the owner. If somebody calls that one directly, a deferred foreign key
+-- refuses at commit.
 -- What the transaction changed before is announced at this call, and what it changes afterwards at commit.
 create function :"schema".deregister(
   cluster_name text, ids uuid[], tokens bigint[], out pending uuid[], out obstacles text[],

@@ -1,11 +1,11 @@
--- The members: one row each, and what its triggers see to.
+-- The members: one row each, and the triggers of the table.
 --
--- The row is there as long as the registration lasts. Whoever changes the table, the library or a person in psql,
--- the triggers number the change and write it to the log, so readers are told of it (promises 2 and 4). Nobody,
+-- The row is there as long as the registration lasts. Both for the library and for a person in psql, the triggers
+-- number each change and write it to the log, so readers are told of it (promises 2 and 4). Nobody,
 -- not even the owner, changes the id, the cluster or the token of a registration.
 
 create domain :"schema".member_data as bytea check (octet_length(value) <= 1048576);
--- No months: '1 mon -29 days' equals one day, and can last three.
+-- A ttl has no months: '1 mon -29 days' equals one day, and can last three.
 create domain :"schema".member_ttl as interval check (
   value between interval '1 second' and interval '1 day'
   and extract(month from value) = 0 and extract(year from value) = 0);
@@ -34,14 +34,14 @@ create table :"schema".members (
 create unique index members_in_order on :"schema".members (cluster, token);
 comment on table :"schema".members is
   'The members of all clusters. Reference members(id), or one registration''s (id, token), with on delete cascade or set null.';
-comment on column :"schema".members.revision is 'Of the event that shows this row as it is.';
+comment on column :"schema".members.revision is 'The revision of the event that shows this row as it is.';
 comment on column :"schema".members.token is 'The number of this registration, higher than every earlier one of its cluster.';
-comment on column :"schema".members.ttl is 'Silence after which others may remove this member.';
+comment on column :"schema".members.ttl is 'How long this member may be silent before others may remove it.';
 comment on column :"schema".members.crash_grace is
   'How long all its connections may be gone before it counts as crashed; null: wait for the ttl.';
 comment on column :"schema".members.session is 'application_name of its process; null when connections do not show it (poolers).';
 comment on column :"schema".members.session_role is
-  'The role that the process connected as. The same name on a connection of another role is somebody else.';
+  'The role that the process connected as. The same name on a connection of another role does not count.';
 comment on column :"schema".members.suspected_at is 'When its process was found to have no connection; null when it has one.';
 
 -- Whether the arguments of a function name registrations: as many numbers as ids, no id twice, no null.

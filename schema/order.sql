@@ -5,8 +5,8 @@
 -- gaps (promise 4). The stamp is new at each change: after a failover that lost commits, two histories can have
 -- the same revision, and the stamp tells them apart.
 --
--- What columns may hold is said by domains, here and for members. A check of the table would be read and compiled
--- again by each statement, heartbeats too.
+-- Domains say what columns may hold, here and for members. Each statement, also a heartbeat, would read and compile
+-- a check of the table again.
 
 create domain :"schema".event_kind as text check (value in ('joined', 'updated', 'left'));
 create domain :"schema".event_reason as text check (
@@ -21,13 +21,13 @@ create table :"schema".clusters (
   channel    text   not null
 );
 comment on table :"schema".clusters is
-  'One row per cluster. Only a change of membership touches it: its row lock makes the order of revisions the order of commits.';
+  'One row per cluster. Only a change of membership touches it. Its row lock makes the order of revisions the order of commits.';
 comment on column :"schema".clusters.revision is 'Raised once per change of membership, without gaps.';
 comment on column :"schema".clusters.last_token is 'The highest token handed out.';
 comment on column :"schema".clusters.stamp is
-  'Fresh at each change: tells apart two histories with equal revisions, after a failover that lost commits.';
+  'New at each change. It tells apart two histories with equal revisions, after a failover that lost commits.';
 comment on column :"schema".clusters.previous_stamp is 'The stamp before the last change, which may be many rows.';
-comment on column :"schema".clusters.channel is 'Where hints are sent. Computed once: computing it costs more than a change.';
+comment on column :"schema".clusters.channel is 'The channel of the hints. It is computed once, because computing it costs more than a change.';
 
 create table :"schema".events (
   cluster       text        not null,
@@ -47,7 +47,7 @@ create table :"schema".events (
 -- still says what a member carried.
 create index events_of_member on :"schema".events (member, at, revision, kind);
 create index events_in_time on :"schema".events (cluster, at, kind);
-comment on table :"schema".events is 'One row per change: the delta log of readers, the audit trail of people.';
+comment on table :"schema".events is 'One row per change. Readers refresh from it, and people audit it.';
 comment on column :"schema".events.at is 'Never before registered_at, and equal to it for joined.';
 comment on column :"schema".events.data is 'What the member carries from here on; null for left.';
 

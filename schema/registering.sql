@@ -11,10 +11,10 @@
 -- unique_violation.
 --
 -- An attempt may be executed long after its caller has given up: it lay in a socket, or its backend was stopped.
--- attempted_at says when it began, by the clock of this server, too early rather than too late; null: nobody
+-- attempted_at says when it began, by the clock of this server, never later than the truth; null: nobody
 -- knows. An attempt older than 10 seconds is refused. An id that has left since it began is left out.
 --
--- Each row tells the position of the cluster at which it can be seen. previous_stamp is the stamp before it, and
+-- Each row has the position of the cluster at which it can be seen. previous_stamp is the stamp before it, and
 -- null unless the rows are all that has changed.
 create function :"schema".register(
   cluster_name text, ids uuid[], contents bytea[], floors bigint[],
@@ -99,7 +99,7 @@ begin
         null; -- A transaction that has swept is still open. The registration need not wait for it.
       end;
     end if;
-    -- Read after the cluster was locked. With an earlier time, a registration that waited could expire at once.
+    -- Read after the cluster was locked. With an earlier time, a registration that waited could expire immediately.
     moment := clock_timestamp();
     with joiner as materialized (
       select j.id, j.data, head.revision - joiners + j.n as revision, head.last_token - joiners + j.n as token

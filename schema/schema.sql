@@ -47,7 +47,7 @@ drop function :"schema".schema_version();
 
 -- ==== grants: reader
 
--- A reader sees who is a member and who was, and may sweep: it can change nothing and evict nobody alive.
+-- A reader sees who is a member and who was, and may sweep. It can change nothing and remove nobody who is alive.
 -- psql -v schema=pgmembership -v role=auditor -f reader.sql
 
 grant usage on schema :"schema" to :"role";
@@ -55,6 +55,6 @@ grant execute on function :"schema".schema_version() to :"role";
 
 -- ==== grants: member
 
--- A member takes part: all that a reader may, and the functions that register, renew, change, leave and
--- fence. It touches no table but through them. Members of a cluster trust one another.
+-- A member takes part: it may do all that a reader may, and call the functions that register, renew, change, leave
+-- and fence. It touches no table but through them. Members of a schema trust one another.
 -- psql -v schema=pgmembership -v role=app -f member.sql   (after reader.sql for the same role)

@@ -1,7 +1,7 @@
 -- Sweeping: how members that are gone are removed.
 --
--- Processes sweep by turns, about twice a second for each cluster. A sweep takes no argument by which a caller
--- could evict the living, so everybody who reads may call it. Two rules prevent mistakes (promise 7):
+-- Processes sweep by turns, about twice a second for each cluster. A sweep has no argument by which a caller
+-- could remove members that are alive, so every role that reads may call it. Two rules prevent mistakes (promise 7):
 --
 -- A late sweep expires nobody. When sweeping had a break (nobody swept, the server restarted, crashed or was
 -- replaced, its clock went back), it *resumes*, and silence counts only from then on: watch().
@@ -24,7 +24,7 @@ comment on column :"schema".sweeps.resumed_at is
   'Since when sweeping has gone on without a break. Silence before it does not count.';
 comment on column :"schema".sweeps.turn is 'The last turn handed out to a sweeper.';
 comment on column :"schema".sweeps.outage_at is
-  'When most sessions were last found missing at once. Who was not heard of since is left to its ttl.';
+  'When most sessions were last found missing together. A member that was not heard of since then is left to its ttl.';
 
 -- Takes the watch over a cluster, and notes whether sweeping has gone on or resumes now. It waits for nobody:
 -- null when somebody else has the watch at this moment, or there is no such cluster.
@@ -48,7 +48,7 @@ begin
       resumed_at = case
         when moment < s.swept_at or moment > s.swept_at + shortest_ttl / 3
           or s.server_started_at <> pg_postmaster_start_time()
-          -- Late in its transaction: it got its locks and its snapshot long ago, and heartbeats may be kept out since.
+          -- Late in its transaction: it got its locks and its snapshot long ago, and may have kept heartbeats out since.
           or moment > transaction_timestamp() + shortest_ttl / 3 then moment
         else s.resumed_at
       end,
@@ -80,7 +80,7 @@ begin
 end
 $$;
 
--- Whether turns to sweep were missed: whoever learns it sweeps at once. A standby says no, because it has no
+-- Whether turns to sweep were missed. A process that learns so sweeps immediately. A standby says no, because it has no
 -- unlogged tables.
 create function :"schema".sweep_overdue(cluster_name text) returns boolean
 language plpgsql volatile
@@ -102,11 +102,11 @@ $$;
 -- A sweep that suspects somebody whose grace ends before the next turn takes no turn. Its caller comes back when
 -- the grace has ended.
 --
--- A transaction that has swept and stays open holds up all changes of the cluster: after 5 idle seconds the server
+-- A transaction that has swept and stays open can delay all changes of the cluster: after 5 idle seconds the server
 -- ends it. A transaction with one snapshot (REPEATABLE READ) does not see the heartbeats that came after its
 -- beginning: silence counts up to its beginning only.
 --
--- Tells the wait in milliseconds, how many it removed, and what it could not remove and why.
+-- Returns the wait in milliseconds, how many it removed, and what it could not remove and why.
 create function :"schema".sweep_as_owner(
   cluster_name text,
   out wait_ms integer, out removed integer, out obstacles text[]
@@ -172,8 +172,8 @@ begin
     wait_ms := ceil(1000 * extract(epoch from follow_up));
     return;
   end if;
-  -- Someone who calls without waiting for his turns delays those of the others. The bound is twice the members or
-  -- the number of connections, whichever is more, and twenty: processes that only read take turns, too.
+  -- A caller that does not wait for its turns delays those of the others. The bound, in paces, is twenty plus twice
+  -- the members, or twenty plus the connections where these are more: processes that only read take turns, too.
   select greatest(2 * count(*), (select count(*) from pg_stat_activity a where a.usesysid is not null))
   into turn_takers from members m where m.cluster = cluster_name;
   update sweeps s
@@ -198,7 +198,7 @@ begin
 end
 $$;
 
--- The short path of sweep(), for many clusters at once. It answers only for clusters in which there is nothing to
+-- The short path of sweep(), for many clusters in one call. It answers only for clusters in which there is nothing to
 -- do: sweeping goes on without a break, and nobody is gone, suspected or to be suspected. For these it takes the
 -- watch and the turn, and tells the wait in milliseconds. It also answers where somebody else has the watch at
 -- this moment. It changes nothing in the other clusters and leaves them out: sweep() is for them. It removes
@@ -267,7 +267,7 @@ begin
     )
     select * from swept
     union all
-    -- Somebody else has the watch at this moment: half a second.
+    -- Somebody else has the watch at this moment: wait half a second.
     select s.cluster, 500 from sweeps s
     where s.cluster = any (cluster_names) and s.cluster not in (select w.cluster from watched w);
 end

@@ -4,7 +4,7 @@
 -- instead. A cluster is forgotten only when it has no members.
 
 -- Keeps the log bounded. It deletes events that are older than older_than, except those that say what a member
--- carried at that time: so each question about the time since is answered as before. Returns how many it deleted.
+-- carried at that time: so each question about the time since then is answered as before. Returns how many it deleted.
 create function :"schema".trim_events(older_than interval) returns bigint
 language sql
 set search_path = :"schema", pg_temp

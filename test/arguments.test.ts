@@ -1,4 +1,4 @@
-/** No function is broken by arguments that its callers should not give, and gives no token twice. */
+/** Arguments that callers should not give break no function, and no function gives a token twice. */
 import { randomUUID } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { freshSchema, uniqueName } from './support/database.js'

@@ -1,4 +1,4 @@
-/** What the owner of the schema types by hand is told to the readers, is refused with a clear message, or works. */
+/** What the owner of the schema types by hand works and readers are told of it, or it is refused with a clear message. */
 import { describe, expect, test } from 'vitest'
 import { freshSchema, uniqueName } from './support/database.js'
 import { eventsOf, expectWholeLog, silence, storyOf, tableOf, typeMembers } from './support/event-log.js'

@@ -1,4 +1,4 @@
-/** What must hold of every function and table of the schema, whatever is added to it. */
+/** Rules for every function and table of the schema, also for those that are added later. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type AdminClient, adminClient } from './support/database.js'
 import { type Granted, grantedSchema, type Role } from './support/granted.js'

@@ -1,6 +1,6 @@
 /**
  * How a released schema evolves, by the rules of docs/schema-evolution.md: members live on while it is migrated to
- * a made-up version 2, and back. Their code is today's. fixtures/released has the files of both versions.
+ * a made-up version 2, and back. Their code is the present one. fixtures/released has the files of both versions.
  */
 import { readFileSync } from 'node:fs'
 import { type Membership, PostgresCluster, SchemaError } from 'pg-membership'

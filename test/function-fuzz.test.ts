@@ -1,6 +1,6 @@
 /**
  * Calls every function that a role may execute, as that role, with arguments that nobody would send, among
- * legal traffic; then looks whether anything came of it that the role may not cause. fast-check prints the
+ * legal traffic. Then it checks that this had no effect that the role may not cause. fast-check prints the
  * seed of a failure: FUZZ_SEED=… repeats it. FUZZ_SECONDS=… looks for longer; `npm run test:fuzz` does.
  */
 import fc from 'fast-check'

@@ -1,6 +1,6 @@
 /**
  * One change at a time, until another process has seen it: this library, its floor (a bare INSERT with NOTIFY), and
- * its peers. By turns in one run, so that whatever else the machine does falls on all of them.
+ * its peers. They are measured by turns in one run, so that whatever else the machine does slows all of them.
  */
 import { hrtime } from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'

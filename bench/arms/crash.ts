@@ -84,7 +84,7 @@ export async function crashes(connection: string, size: number, kills: number): 
   const times: number[] = []
   for (let n = 0; n < kills; n++) {
     await settled(admin, cluster, members)
-    // At any moment between two sweeps.
+    // The kill comes at a random moment between two sweeps.
     await sleep(Math.random() * 500)
     const [victim, ...others] = members.splice(0)
     if (victim === undefined) throw new Error('Nobody is left')
@@ -114,7 +114,7 @@ export async function crashes(connection: string, size: number, kills: number): 
   return { processes: size, gone: summary(times), reasons, sweepsPerSecond: rate }
 }
 
-/** All see all, and all have been heard since sweeping began: from then on a crash is found by its evidence. */
+/** Waits until all see all, and all have been heard since sweeping began: from then on crash detection works. */
 async function settled(admin: pg.Client, cluster: string, members: readonly Member[]): Promise<void> {
   await saw(members, ({ seen }) => seen.length === members.length)
   const deadline = performance.now() + PATIENCE_MS

@@ -77,7 +77,7 @@ export interface Restart {
   readonly ms: number
 }
 
-/** 2,000 registrations of 40 processes' worth of connections, restarted ten by ten. */
+/** 2,000 registrations on the connections of 40 processes; ten processes restart at a time. */
 export async function rollingRestart(postgres: string): Promise<Restart> {
   const [processes, membershipsEach, atOnce] = [40, 50, 10]
   const open = () => new PostgresCluster({ connection: postgres, name: 'restart' })

@@ -1,6 +1,6 @@
 /**
- * What the server's CPU pays: one change for each reader that listens; a heartbeat, by its rows; and processes that
- * idle. CPU time, not wall time: the kernel's account of all processes of the server.
+ * What CPU of the server is used by one change, for each reader that listens; by a heartbeat, for its number of rows;
+ * and by idle processes. This is the CPU time of all processes of the server as the kernel counts it, not wall time.
  */
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
@@ -28,7 +28,7 @@ export interface ReadersCost {
   readonly lastMs: number
 }
 
-/** With 0, 50 and 200 readers, which have connections of their own; what a change costs without them is taken off. */
+/** With 0, 50 and 200 readers, which have connections of their own; the cost of a change without readers is subtracted. */
 export async function readers(server: PostgresServer): Promise<ReadersCost[]> {
   const [alone, bareAlone] = [await changesSeenBy(server, 0), await notificationsHeardBy(server, 0)]
   const results: ReadersCost[] = []
@@ -59,7 +59,7 @@ async function changesSeenBy(
   }
   while (clusters.some(({ status }) => status.mode !== 'listening')) await sleep(50)
   await sleep(2_000)
-  // Meanwhile they take their turns to sweep: what that costs is taken off, too.
+  // Meanwhile they take their turns to sweep: the cost of that is subtracted, too.
   const [idleBefore, idleFrom] = [cpuMs(server.pid ?? 0), hrtime.bigint()]
   await sleep(20_000)
   const idle = (cpuMs(server.pid ?? 0) - idleBefore) / Number(hrtime.bigint() - idleFrom)
@@ -113,7 +113,7 @@ export interface BeatCost {
   readonly rows: number
   /** Microseconds of the CPU for one heartbeat of so many registrations: of the backend that executes it. */
   readonly backendUs: number
-  /** And of all the server, which also writes the WAL, vacuums and makes checkpoints meanwhile. */
+  /** The same of the whole server, which also writes the WAL, vacuums and makes checkpoints meanwhile. */
   readonly serverUs: number
   /** Bytes of WAL a row. */
   readonly walBytes: number
@@ -132,7 +132,8 @@ export async function heartbeats(server: PostgresServer): Promise<BeatCost[]> {
   }
   for (const rows of [1, 100, 1_000, 5_000]) {
     const cluster = new PostgresCluster({ connection: server.url, name: `beats ${rows}`, ...QUIET })
-    // By turns: nobody's heartbeats come a thousand times a second, and would find versions that nothing could tidy up.
+    // Members take turns: no real member sends a thousand heartbeats a second. The row versions of such heartbeats could
+    // not be cleaned up in time, and would make them slow.
     const all = Array.from({ length: Math.max(rows, 1_000) }, () => cluster.createMembership())
     const leases = await Promise.all(all.map((membership) => membership.register()))
     let turn = 0

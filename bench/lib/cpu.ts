@@ -19,12 +19,12 @@ function processesOf(pid: number): number[] {
   return [pid, ...children.map(Number)]
 }
 
-/** Since they started; a process that ends takes its share with it, so none should while it is measured. */
+/** The CPU time since they started. The time of a process that ends is lost, so none should end meanwhile. */
 export function cpuMs(pid: number): number {
   return processesOf(pid).reduce((ms, one) => ms + ownCpuMs(one), 0)
 }
 
-/** Of this process alone. */
+/** The CPU time of this process alone. */
 export function ownCpuMs(pid: number): number {
   try {
     return Number(readFileSync(`/proc/${pid}/schedstat`, 'utf8').split(' ')[0]) / 1e6

@@ -1,4 +1,4 @@
-/** What it runs on, and whether anything else runs there. */
+/** The machine that the benchmark runs on, and whether anything else runs there. */
 import { cpus, loadavg, totalmem, type } from 'node:os'
 
 export interface Machine {
@@ -9,7 +9,7 @@ export interface Machine {
   readonly node: string
 }
 
-/** Above this, something else was at work: no figure of such a run is to be published. */
+/** Above this, something else was at work: do not publish any figure of such a run. */
 const QUIET_LOAD = 0.5
 const QUIET_FLOOR_MS = 1.5
 

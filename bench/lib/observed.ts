@@ -30,7 +30,7 @@ export class Observed implements AsyncDisposable {
     })
   }
 
-  /** When it first sees this, from now on. */
+  /** When the observer first sees this, from now on. */
   sees(of: Sighting['of'], is: (keys: readonly string[]) => boolean): Promise<bigint> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(

@@ -101,7 +101,7 @@ async function zookeeper(directory: string): Promise<Peer | undefined> {
   return run('ZooKeeper', version.find(Boolean) ?? 'unknown', port, 'java', args, directory)
 }
 
-/** Those that are installed. */
+/** Starts the peers that are installed. */
 export async function startPeers(): Promise<Peer[]> {
   const peers: Peer[] = []
   for (const start of [etcd, zookeeper, redis]) {

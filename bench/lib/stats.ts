@@ -1,4 +1,4 @@
-/** Medians, and what they are written like. */
+/** Medians, and how they are written. */
 export interface Summary {
   readonly median: number
   readonly p99: number

@@ -1,9 +1,9 @@
 /**
- * The usual Node clients of the peers, as little of each as the comparison needs. They are installed in this folder only,
- * so nothing here knows their types.
+ * The usual Node clients of the peers: only what the comparison needs. They are installed in this folder only, so their
+ * types are not known here.
  */
 export interface Kv {
-  /** Makes it seen, for as long as this session lives. */
+  /** Makes an entry that others see as long as this session lives. */
   readonly join: (key: string) => Promise<unknown>
   readonly leave: (key: string) => Promise<unknown>
   readonly close: () => unknown
@@ -83,7 +83,7 @@ async function zookeeperClient(
   await connected
   await new Promise<void>((resolve, reject) => {
     client.create(PREFIX, null, zookeeper.CreateMode.PERSISTENT, (error) => {
-      // -110: it is there.
+      // -110: the node is there already.
       if (error === null || error.code === -110) resolve()
       else reject(error)
     })

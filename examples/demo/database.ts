@@ -1,4 +1,4 @@
-/** Where the demo plays: the PostgreSQL of DATABASE_URL, in a schema of its own, or one that lives as long as the demo. */
+/** Where the demo runs: the PostgreSQL of DATABASE_URL, in a schema of its own, or a server that lives as long as the demo. */
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { migrate } from 'pg-membership'
@@ -27,7 +27,7 @@ export async function openDatabase(): Promise<Database> {
 async function prepare(url: string, server: AsyncDisposable | undefined): Promise<Database> {
   const schema = `pgmembership_demo_${randomBytes(4).toString('hex')}`
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 })
-  // The next query tells.
+  // A broken connection shows as an error of the next query.
   client.on('error', () => undefined)
   await client.connect()
 
@@ -41,9 +41,9 @@ async function prepare(url: string, server: AsyncDisposable | undefined): Promis
   }
 
   try {
-    // Tables, triggers, functions and views, in one schema. Again is fine: it finds nothing to do.
+    // Makes tables, triggers, functions and views, in one schema. A second call finds nothing to do.
     await migrate({ connection: url, schema })
-    // So that the audit's queries at the end read as you would type them.
+    // So that the audit's queries at the end need no schema before their names.
     await client.query(`set search_path = ${schema}`)
     const { rows } = await client.query<{ server_version: string }>('show server_version')
     return {

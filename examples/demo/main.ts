@@ -1,8 +1,8 @@
 /**
- * npm run demo: five processes and one PostgreSQL. What each of them sees it tells by itself, from its own
- * cached snapshot. Read member.ts for the code that they run, and story.ts for what is done to them.
+ * npm run demo: five processes and one PostgreSQL. Each process reports what it sees, from its own cached
+ * snapshot. Read member.ts for the code that they run, and story.ts for what is done to them.
  *
- * Needs nothing else: `npm ci` brought a PostgreSQL. With DATABASE_URL it uses that one, in a schema of
+ * The demo needs nothing else: `npm ci` brought a PostgreSQL. With DATABASE_URL it uses that one, in a schema of
  * its own that it drops afterwards.
  */
 import { openDatabase } from './database.js'
@@ -18,7 +18,7 @@ const interruption = new AbortController()
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => interruption.abort(new Error(`interrupted by ${signal}`)))
 }
-// `npm run demo | head` closes the pipe early: clean up all the same.
+// `npm run demo | head` closes the pipe early. The demo still has to clean up.
 process.stdout.on('error', (error) => interruption.abort(error))
 
 try {
@@ -49,7 +49,7 @@ async function play(signal: AbortSignal): Promise<void> {
 
 function messageOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  // No address answered.
+  // pg throws this when no address of the host answered.
   if (error instanceof AggregateError) return (error.errors as unknown[]).map(messageOf).join('; ')
   if ('suppressed' in error && 'error' in error) {
     return `${messageOf(error.suppressed)}; then, cleaning up: ${messageOf(error.error)}`

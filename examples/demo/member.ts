@@ -1,6 +1,6 @@
 /**
- * One process of the cluster: the part that you would write. `main.ts` starts five of these, and all
- * that they have in common is the database.
+ * One process of the cluster: the part that you would write. `main.ts` starts five of these. They have
+ * only the database in common.
  */
 import { once } from 'node:events'
 import { MembershipLostError, PostgresCluster } from 'pg-membership'
@@ -24,9 +24,9 @@ report({ kind: 'watching', id: membership.id })
 process.on('message', (command: Command) => {
   void obey(command)
 })
-// Deregisters, so that the others know at once, and closes all connections.
+// Deregisters, so that the others know immediately, and closes all connections.
 process.once('SIGTERM', () => void leave())
-// Ctrl-C reaches all processes of a terminal: the demo decides what becomes of this one.
+// Ctrl-C reaches all processes of a terminal: the demo decides what happens to this one.
 process.on('SIGINT', () => undefined)
 process.once('disconnect', () => void leave())
 
@@ -40,8 +40,8 @@ async function watch(): Promise<void> {
 }
 
 /**
- * Each registration comes with a lease, and a lease ends. Its signal can be passed to whatever must
- * not go on without it: fetch, timers, streams, a job of your own.
+ * Each registration comes with a lease, and a lease ends. Pass its signal to everything that must not
+ * go on without the lease: fetch, timers, streams, a job of your own.
  */
 async function trust(): Promise<void> {
   for (;;) {
@@ -76,6 +76,6 @@ function dataWith(state: string): string {
 }
 
 function report(message: Report): void {
-  // The demo may be gone already, and then there is nobody to tell.
+  // The demo may have ended already: then no process listens.
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined)
 }

@@ -1,4 +1,4 @@
-/** Why somebody left, twice: as the log of the database has it, and as the process itself learns it. */
+/** Why a member left, in two forms: as the log of the database says it, and as the process itself learns it. */
 
 const LEFT: Readonly<Record<string, string>> = {
   expired: 'no heartbeat for a whole ttl',
@@ -6,7 +6,7 @@ const LEFT: Readonly<Record<string, string>> = {
 }
 
 const LOST: Readonly<Record<string, string>> = {
-  // Known by its own clock, before the database could be asked.
+  // The process knows this by its own clock, before it could ask the database.
   unreachable: 'no heartbeat got through in time',
   expired: 'the others had removed it',
 }

@@ -1,4 +1,4 @@
-/** All processes of the demo, and waiting for what happens to them. Disposing leaves none behind. */
+/** All processes of the demo, and ways to wait for what happens to them. Disposing ends them all. */
 import { EventEmitter, once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Actor } from './actor.js'
@@ -69,7 +69,7 @@ export class Stage implements AsyncDisposable {
     this.#signal.throwIfAborted()
   }
 
-  /** Kills who is still there, frozen or not. */
+  /** Kills the processes that are still there, frozen or not. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const actor of this.actors) if (!actor.hasExited) actor.kill()
     const deadline = AbortSignal.timeout(EXIT_MS)

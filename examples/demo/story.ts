@@ -1,4 +1,4 @@
-/** The story, step by step. No step takes a time for granted: it waits for what it says, and tells how long it took. */
+/** The story, step by step. Each step waits until what it says has happened, and tells how long that took. */
 import type { Actor } from './actor.js'
 import { changesSql, reasonSql, staysSql } from './audit.js'
 import type { Database } from './database.js'

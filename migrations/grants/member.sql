@@ -1,7 +1,7 @@
 -- Assembled from schema/ by `npm run schema`: change it there, not here.
 
--- A member takes part: all that a reader may, and the functions that register, renew, change, leave and
--- fence. It touches no table but through them. Members of a cluster trust one another.
+-- A member takes part: it may do all that a reader may, and call the functions that register, renew, change, leave
+-- and fence. It touches no table but through them. Members of a schema trust one another.
 -- psql -v schema=pgmembership -v role=app -f member.sql   (after reader.sql for the same role)
 
 grant execute on function :"schema".members_channel(text) to :"role";

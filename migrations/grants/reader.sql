@@ -1,6 +1,6 @@
 -- Assembled from schema/ by `npm run schema`: change it there, not here.
 
--- A reader sees who is a member and who was, and may sweep: it can change nothing and evict nobody alive.
+-- A reader sees who is a member and who was, and may sweep. It can change nothing and remove nobody who is alive.
 -- psql -v schema=pgmembership -v role=auditor -f reader.sql
 
 grant usage on schema :"schema" to :"role";

@@ -2,8 +2,8 @@
  * What administrators set for a role or a database must not matter. Each draw is a database of its own: the
  * owner who migrates and the member whose processes take part have settings drawn at random.
  *
- * Always the same few in npm test. DRAWS=n makes more, by a seed at random, as npm run test:settings does; with
- * SEED=n they are those of a seed. A draw does not depend on how many there are.
+ * In npm test the draws are always the same few. DRAWS=n makes more, by a random seed, as npm run test:settings does.
+ * SEED=n chooses the seed. A draw does not depend on how many there are.
  */
 import { migrate, SchemaError } from 'pg-membership'
 import { expect, onTestFinished, test } from 'vitest'

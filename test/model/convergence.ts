@@ -1,4 +1,4 @@
-/** What must be true when all is calm: what is still wrong, and for how long one has to wait for nothing to be. */
+/** What must be true when all is calm: it tells what is still wrong, and how long to wait until nothing is. */
 import { digestOf, shortened } from '../support/digest.js'
 import { tableOf } from '../support/event-log.js'
 import { Broken } from './broken.js'

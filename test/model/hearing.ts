@@ -1,4 +1,4 @@
-/** What the processes tell unasked, held against the logs as it comes. */
+/** Compares what the processes report by themselves with the logs, as it comes. */
 import { Broken } from './broken.js'
 import type { MembershipModel, ProcessModel } from './model.js'
 import type { ProcessTold } from './process.js'

@@ -1,4 +1,4 @@
-/** What has happened, for people: the last of it when something is wrong, and how often what at the end. */
+/** What has happened, for people: the last steps when something is wrong, and at the end how often each thing happened. */
 import type { Fault, Operation } from './steps.js'
 
 const SHOWN = 40

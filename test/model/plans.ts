@@ -1,4 +1,4 @@
-/** Each way in which a schedule goes on, and how often. A plan adds its steps, and what ends them. */
+/** Each way in which a schedule can go on, and how often. A plan adds its steps, and the steps that end them. */
 import { REVOCABLE } from './roles.js'
 import { CLUSTERS, PLACES, type Planned, type Stage } from './stage.js'
 

@@ -1,4 +1,4 @@
-/** What a process of the model test can be asked, and what it tells. process-main.js runs there. */
+/** What a process of the model test can be asked, and what it reports. process-main.js runs in that process. */
 import { fileURLToPath } from 'node:url'
 import type { MembershipOptions, PostgresClusterOptions } from 'pg-membership'
 import { type Command, Worker } from '../support/worker.js'

@@ -1,4 +1,4 @@
-/** As whom processes connect: a member takes part, a reader looks and sweeps. Both with a password. */
+/** The roles with which processes connect: a member takes part, a reader looks and sweeps. Both have a password. */
 import { execFile } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'

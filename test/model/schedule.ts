@@ -1,7 +1,7 @@
 /**
- * What will happen, round by round, from a seed alone: nothing that is observed has a say in it. The
- * schedule keeps account of who lives and what is broken by its own plan, so that the same seed gives the
- * same steps on every machine.
+ * What will happen, round by round, from a seed alone: nothing that is observed changes it. The schedule
+ * knows from its own plan who lives and what is broken, so that the same seed gives the same steps on
+ * every machine.
  */
 import { Chance } from '../support/chance.js'
 import { FAULTS, OPERATIONS, type Plan } from './plans.js'

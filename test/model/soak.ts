@@ -1,6 +1,6 @@
 /**
- * npm run soak -- [--minutes 30] [--seed N]: the model test for as long as you like. One line a minute, a
- * summary at the end; what is broken, with its story, and exit code 1.
+ * npm run soak -- [--minutes 30] [--seed N]: the model test for as long as you like. It prints one line a minute, and
+ * a summary at the end. If a promise is broken, it prints what happened before, and exits with 1.
  */
 import { parseArgs } from 'node:util'
 import { run } from './run.js'

@@ -1,4 +1,4 @@
-/** A round in the making: who lives by the plan, and what has been planned so far. */
+/** A round while it is planned: who lives by the plan, and what has been planned so far. */
 import type { Chance } from '../support/chance.js'
 import type { Fault, Operation, Role, Step } from './steps.js'
 

@@ -1,6 +1,6 @@
 /**
- * What went wrong where, and when: the only excuses there are for a living member to be removed, or for a
- * lease to end. Locks are none.
+ * What went wrong where, and when. Only this excuses the removal of a living member, or the end of a lease.
+ * A lock is no excuse.
  *
  * Times are the wall clock's. The server, the processes and this one share a machine, and its clock.
  */

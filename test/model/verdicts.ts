@@ -1,4 +1,4 @@
-/** What is judged afterwards, when everything is known that might excuse it; each verdict throws what is broken. */
+/** What is judged afterwards, when everything is known that might excuse it. Each verdict throws if a promise is broken. */
 import { Broken } from './broken.js'
 import type { Hearing } from './hearing.js'
 import type { Departure, Stay } from './log.js'

@@ -1,4 +1,4 @@
-/** The real thing: a server, networks that can be broken, and processes behind them. */
+/** The real system: a server, networks that can be broken, and processes behind them. */
 import pg from 'pg'
 import { type MembershipOptions, migrate } from 'pg-membership'
 import type { AdminClient } from '../support/database.js'

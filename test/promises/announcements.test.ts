@@ -1,4 +1,4 @@
-/** What members are told of a change, without asking; and all that it must not be taken for. */
+/** Members are told of a change without asking, and believe nothing that is not a right announcement. */
 import { createHmac } from 'node:crypto'
 import type { Member, PostgresCluster } from 'pg-membership'
 import { expect, onTestFinished, test } from 'vitest'

@@ -1,4 +1,4 @@
-/** Promise 1, where the answers of reads are slow and those of writes are not. */
+/** Promise 1, where reads are answered slowly and writes are not. */
 import type { Membership, PostgresCluster } from 'pg-membership'
 import { afterAll, expect, test } from 'vitest'
 import { adminClient, freshSchema, uniqueName } from '../support/database.js'

@@ -1,4 +1,4 @@
-/** A cluster as its tables tell it, and what its log says that it must be. */
+/** A cluster as its tables show it, and as it must be by its log. */
 import type { Member } from 'pg-membership'
 import { expect } from 'vitest'
 import type { AdminClient } from './database.js'

@@ -1,6 +1,6 @@
 /**
  * Members that live in processes of their own, each watching the others, and the proof that a fault harmed
- * none of them. One fleet lives through all tests of a file; each test watches it anew.
+ * none of them. One fleet lives through all tests of a file; each test watches it again.
  */
 import type { Member, PostgresClusterOptions } from 'pg-membership'
 import { afterAll, expect } from 'vitest'

@@ -1,4 +1,4 @@
-/** What somebody with a role may do on a connection of his own, step by step. */
+/** What somebody with a role may do on a connection, step by step. */
 import fc from 'fast-check'
 import { expect } from 'vitest'
 import type { AdminClient } from './database.js'

@@ -1,4 +1,4 @@
-/** Two clusters with living members, what may legally become of these, and whether more did. */
+/** Two clusters with living members, what may legally happen to these members, and whether anything else happened. */
 import { randomUUID } from 'node:crypto'
 import { expect } from 'vitest'
 import type { AdminClient } from './database.js'

@@ -1,4 +1,4 @@
-/** What a test opens, closed after it in reverse order, whatever became of it. */
+/** Opens things for a test, and closes them after it in reverse order, whether it passed or failed. */
 import type { Membership, MembershipOptions, PostgresClusterOptions } from 'pg-membership'
 import { PostgresCluster } from 'pg-membership'
 import { onTestFinished } from 'vitest'

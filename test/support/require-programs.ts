@@ -1,4 +1,4 @@
-/** The programs that npm does not bring. What cannot run fails; it does not skip. */
+/** The programs that npm does not bring. A test that cannot run fails; it is not skipped. */
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 

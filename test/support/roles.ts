@@ -1,4 +1,4 @@
-/** A schema whose owner is no superuser, and roles that have what the documentation says they need. */
+/** A schema whose owner is no superuser, and roles with the grants that the documentation says they need. */
 import pg from 'pg'
 import { migrate } from 'pg-membership'
 import { afterAll } from 'vitest'

@@ -1,4 +1,4 @@
-/** A routine of the schema as the catalog tells it, and what can be read from its text. */
+/** A routine of the schema as the catalog shows it, and what can be read from its text. */
 import type { AdminClient } from './database.js'
 
 export interface Routine {

@@ -1,6 +1,6 @@
 /**
  * A streaming replica of a server, which can be promoted: a failover that really happens, with a timeline
- * of its own. npm brings no pg_basebackup: the base backup is taken as the manual says it is done by hand.
+ * of its own. npm brings no pg_basebackup, so the base backup is taken by hand, as the manual describes it.
  */
 import { copyFile, mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'

@@ -1,4 +1,4 @@
-/** What Node warns of fails the test during which it came: in the test's own process, and in all that it starts. */
+/** A warning of Node fails the test during which it came, in the test's own process and in all that it starts. */
 import { randomUUID } from 'node:crypto'
 import { appendFileSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
