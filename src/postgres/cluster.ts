@@ -117,24 +117,13 @@ export class PostgresCluster extends ClusterCore {
         }
       },
     })
-    this.connections = opaque(connections)
+    this.connections = connections.handle
   }
-}
-
-/** Users get handles without any fields, so that they cannot reach the connections. */
-const behind = new WeakMap<object, SharedConnections>()
-const handles = new WeakMap<SharedConnections, Connections>()
-
-function opaque(shared: SharedConnections): Connections {
-  const handle: Connections = handles.get(shared) ?? Object.freeze({})
-  handles.set(shared, handle)
-  behind.set(handle, shared)
-  return handle
 }
 
 function connectionsOf(options: PostgresClusterOptions): SharedConnections {
   const { connection, listenConnection } = options
-  const shared = behind.get(connection as object)
+  const shared = SharedConnections.behind(connection)
   if (shared !== undefined) {
     if (listenConnection !== undefined) {
       refuse(

@@ -1,6 +1,6 @@
 /** Parts of statements that several of them use. */
 import { type RawBuilder, sql } from 'kysely'
-import type { Registration } from '../engine/store.js'
+import type { Position, Registration } from '../engine/store.js'
 
 /** One statement reads at most this many rows, and this many bytes: as many as the largest member has. */
 export const PAGE_ROWS = 2_000
@@ -16,6 +16,18 @@ export function page(rows: RawBuilder<unknown>, order: string): RawBuilder<unkno
       from (select l.*, coalesce(octet_length(l.data), 0) + ${ROW_BYTES}::integer as size from (${rows}) l) l
     ) l
     where l.size_so_far <= ${PAGE_BYTES} or l.size_so_far = l.size
+  )`
+}
+
+/** The stamp of the event at a position's revision, as the log has it now. */
+export function stampAt(
+  events: RawBuilder<unknown>,
+  cluster: string,
+  position: Position | undefined,
+): RawBuilder<unknown> {
+  return sql`(
+    select seen.stamp from ${events} seen
+    where seen.cluster = ${cluster} and seen.revision = ${position?.revision ?? null}
   )`
 }
 

@@ -3,7 +3,7 @@ import { type Kysely, type RawBuilder, sql } from 'kysely'
 import type { Change } from '../api/change.js'
 import { cursorOf } from '../engine/cursor.js'
 import { type LogReading, type Position, positionOf, samePosition } from '../engine/store.js'
-import { isoTime, memberColumns, page, PAGE_ROWS } from './fragments.js'
+import { isoTime, memberColumns, page, PAGE_ROWS, stampAt } from './fragments.js'
 import { memberOf, type MemberRow, one } from './rows.js'
 
 interface LogRow extends MemberRow {
@@ -34,10 +34,7 @@ export class Log {
     const { rows } = await sql<LogRow>`
       -- feed
       select c.revision as head, c.stamp as head_stamp, c.previous_stamp, pg_is_in_recovery() as recovering,
-        (
-          select seen.stamp from ${this.#name('events')} seen
-          where seen.cluster = ${this.#cluster} and seen.revision = ${after?.revision ?? null}
-        ) as stamp_then,
+        ${stampAt(this.#name('events'), this.#cluster, after)} as stamp_then,
         e.revision, e.stamp, ${isoTime(sql.ref('e.at'))} as at, e.kind, e.reason,
         e.member as id, e.token, ${memberColumns('e')}
       from (select) one

@@ -1,7 +1,7 @@
 /** What a refresh reads: the changes since a position, or all members, in pages that one statement can carry. */
 import { type Kysely, type RawBuilder, sql } from 'kysely'
 import type { ChangesReading, MemberChange, MembersReading, Position } from '../engine/store.js'
-import { memberColumns, page, PAGE_ROWS } from './fragments.js'
+import { memberColumns, page, PAGE_ROWS, stampAt } from './fragments.js'
 import { type HeadRow, historyOf, memberOf, type MemberRow, one, sightingOf } from './rows.js'
 import { checkSchemaVersion } from './schema/version.js'
 
@@ -37,7 +37,7 @@ export class Pages {
     const { rows } = await sql<HeadRow & MemberRow & ChangeRow>`
       -- changes
       select c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
-        ${this.#stampAt(since)} as stamp_then,
+        ${stampAt(this.#name('events'), this.#cluster, since)} as stamp_then,
         e.revision as reached, e.stamp as reached_stamp, e.kind, e.member as id, e.token, ${memberColumns('e')}
       from ${this.#name('clusters')} c
       left join ${page(
@@ -68,7 +68,7 @@ export class Pages {
       -- members
       select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
         c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
-        ${this.#stampAt(since)} as stamp_then,
+        ${stampAt(this.#name('events'), this.#cluster, since)} as stamp_then,
         (select max(l.token) from ${this.#name('members')} l where l.cluster = ${this.#cluster}) as last_token,
         m.id, m.token, ${memberColumns('m')}
       from ${this.#name('schema_version')}() v
@@ -96,13 +96,5 @@ export class Pages {
 
   #name(name: string): RawBuilder<unknown> {
     return sql.id(this.#schema, name)
-  }
-
-  /** The stamp that the log has now at the position's revision. */
-  #stampAt(position: Position | undefined): RawBuilder<unknown> {
-    return sql`(
-      select seen.stamp from ${this.#name('events')} seen
-      where seen.cluster = ${this.#cluster} and seen.revision = ${position?.revision ?? null}
-    )`
   }
 }

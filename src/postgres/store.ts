@@ -1,4 +1,4 @@
-/** Every query of a cluster, in Kysely; rows to members. The rules are in migrations/*.sql. */
+/** A cluster's queries, in Kysely: those that read in pages are in pages.ts and log.ts. The rules are in schema/*.sql. */
 import { Kysely, PostgresDialect, type RawBuilder, sql } from 'kysely'
 import type { QueryClient } from '../api/query-client.js'
 import type { Timing } from '../engine/options.js'

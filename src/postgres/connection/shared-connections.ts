@@ -13,7 +13,7 @@
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
 import { ClosedError } from '../../api/errors.js'
-import type { Connection } from '../options.js'
+import type { Connection, Connections } from '../options.js'
 import { Listener } from './listener.js'
 import { SingleConnection } from './single-connection.js'
 
@@ -33,7 +33,11 @@ export interface User {
   readonly patienceMs: () => number
 }
 
+const byHandle = new WeakMap<object, SharedConnections>()
+
 export class SharedConnections {
+  /** What users get. It has no fields, so that they cannot reach the connections. */
+  readonly handle: Connections = Object.freeze({})
   readonly session: string
   readonly heartbeats: SingleConnection
   readonly writes: SingleConnection
@@ -44,7 +48,13 @@ export class SharedConnections {
   readonly #users = new Set<User>()
   #closed = false
 
+  /** undefined: this is no handle. */
+  static behind(handle: unknown): SharedConnections | undefined {
+    return byHandle.get(handle as object)
+  }
+
   constructor(connection: Connection, listenConnection: Connection | false | undefined) {
+    byHandle.set(this.handle, this)
     this.session = sessionName()
     this.heartbeats = new SingleConnection({
       connection,
