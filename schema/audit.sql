@@ -104,6 +104,7 @@ language sql stable
 set search_path = :"schema", pg_temp
 set enable_bitmapscan = off
 set enable_sort = off
+set enable_incremental_sort = on
 set jit = off
 as $$
   select stay.member, stay.token, stay.joined_at, stay.left_at,
@@ -123,7 +124,7 @@ as $$
     (
       select e.member, e.token, e.registered_at, e.at, e.reason, null from events e
       where e.cluster = cluster_name and e.kind = 'left' and e.at between since and until
-      order by e.at desc limit newest
+      order by e.at desc, e.token desc limit newest
     )
     order by left_at desc nulls first, token desc limit newest
   ) stay
