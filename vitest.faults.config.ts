@@ -6,7 +6,7 @@ export default defineConfig({
     name: 'faults',
     include: ['test/faults/**/*.test.ts'],
     globalSetup: ['test/support/require-programs.ts', 'test/support/global-setup.ts'],
-    setupFiles: 'test/support/warnings.ts',
+    setupFiles: 'test/support/setup.ts',
     maxWorkers: 1,
     testTimeout: 180_000,
     hookTimeout: 60_000,

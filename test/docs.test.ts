@@ -1,4 +1,4 @@
-/** The documentation as a whole: its links, its size, and the part that a program writes. What its snippets do is checked by readme.test.ts. */
+/** The documentation as a whole: its links, its size, and the part that a program writes. What its snippets do is checked by package/snippets.test.ts. */
 import { execFile } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { migrate } from 'pg-membership'
-import { afterAll, inject } from 'vitest'
+import { inject } from 'vitest'
 
 /** The PostgreSQL that all test files of a run share, as a superuser. */
 export function databaseUrl(): string {
@@ -40,10 +40,11 @@ export async function freshSchema(): Promise<string> {
   return schema
 }
 
-afterAll(async () => {
+/** After each test file. */
+export async function dropSchemas(): Promise<void> {
   if (schemas.length === 0) return
   await using admin = await adminClient()
   for (const schema of schemas.splice(0)) {
     await admin.query(`drop schema if exists ${admin.escapeIdentifier(schema)} cascade`)
   }
-})
+}

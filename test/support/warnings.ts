@@ -1,10 +1,9 @@
-/** A warning of Node fails the test during which it came, in the test's own process and in all that it starts. */
+/** Warnings of Node in this process, and in all that it starts. */
 import { randomUUID } from 'node:crypto'
 import { appendFileSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
-import { afterAll, afterEach } from 'vitest'
 
 const file = join(tmpdir(), `pg-membership-warnings-${randomUUID()}`)
 
@@ -27,13 +26,10 @@ export function takeWarnings(): string {
   }
 }
 
-async function expectNone(): Promise<void> {
+/** Throws if there was one since takeWarnings() was last called. */
+export async function expectNoWarnings(): Promise<void> {
   // A warning comes in the turn after what it is about.
   await setImmediate()
   const warnings = takeWarnings()
   if (warnings !== '') throw new Error(`Node has warned:\n${warnings}`)
 }
-
-afterEach(expectNone)
-// What came while the last test was cleaned up.
-afterAll(expectNone)

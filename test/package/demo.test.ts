@@ -2,8 +2,8 @@ import { execFile } from 'node:child_process'
 import { readdir, readFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { expect, test, vi } from 'vitest'
+import { adminClient, databaseUrl } from '../support/database.js'
 import { Program } from './program.js'
-import { adminClient, databaseUrl } from './support/database.js'
 
 // Several processes start, each of which compiles its TypeScript first.
 vi.setConfig({ testTimeout: 90_000 })

@@ -4,9 +4,9 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, get } from 'node:http'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { adminClient, databaseUrl } from '../support/database.js'
+import { until } from '../support/until.js'
 import { Program } from './program.js'
-import { adminClient, databaseUrl } from './support/database.js'
-import { until } from './support/until.js'
 
 vi.setConfig({ testTimeout: 90_000 })
 
@@ -19,7 +19,7 @@ const program = `test/support/shutdown-${database}.ts`
 beforeAll(async () => {
   await using admin = await adminClient()
   await admin.query(`create database ${database}`)
-  const guide = readFileSync(join(import.meta.dirname, '../docs/guides/shutting-down.md'), 'utf8')
+  const guide = readFileSync(join(import.meta.dirname, '../../docs/guides/shutting-down.md'), 'utf8')
   const [snippet] = /^process\.once\('SIGTERM', async[^]*?^\}\)$/m.exec(guide) ?? []
   writeFileSync(
     program,

@@ -1,8 +1,8 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { adminClient, databaseUrl } from '../support/database.js'
+import { until } from '../support/until.js'
 import { Program } from './program.js'
-import { adminClient, databaseUrl } from './support/database.js'
-import { until } from './support/until.js'
 
 // Several processes start, each of which compiles its TypeScript first.
 vi.setConfig({ testTimeout: 90_000 })

@@ -26,9 +26,9 @@ import { basename, dirname, join } from 'node:path'
 import { migrate } from 'pg-membership'
 import ts from 'typescript'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { pgMembership } from './support/command-line.js'
-import { adminClient, databaseUrl, uniqueName } from './support/database.js'
-import { DOCUMENTS, isGenerated, ROOT, textOf } from './support/documents.js'
+import { pgMembership } from '../support/command-line.js'
+import { adminClient, databaseUrl, uniqueName } from '../support/database.js'
+import { DOCUMENTS, isGenerated, ROOT, textOf } from '../support/documents.js'
 
 const TIME_LIMIT_MS = 20_000
 /** Said by a snippet that waits for a signal and has nothing of its own to say. */

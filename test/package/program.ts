@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { until } from './support/until.js'
+import { until } from '../support/until.js'
 
 /** Starting node, on a busy machine. */
 const PATIENCE_MS = 25_000
