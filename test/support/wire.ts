@@ -52,14 +52,20 @@ export function placesIn(direction: Direction, bytes: Buffer, answers = 1): Plac
   return places
 }
 
-/** Every place of the statement of this name, and of its answer, as `act` makes the client send it. */
+/** A third of them, another one in each run; all of them where PLACES=all. What fails names its place. */
+export function someOf(places: readonly Place[]): Place[] {
+  const first = Math.floor(Math.random() * 3)
+  return places.filter((_, n) => process.env.PLACES === 'all' || n % 3 === first)
+}
+
+/** Places of the statement of this name, and of its answer, as `act` makes the client send it. */
 export async function placesOf(proxy: TcpProxy, name: string, act: () => Promise<unknown>): Promise<Place[]> {
   const when = sends(name)
   const statement = proxy.record({ direction: 'toServer', when })
   const answer = proxy.record({ direction: 'toClient', when })
   await act()
   const whole = placesIn('toServer', Buffer.concat(statement)).slice(0, -1)
-  return [...whole, ...placesIn('toClient', Buffer.concat(answer))]
+  return someOf([...whole, ...placesIn('toClient', Buffer.concat(answer))])
 }
 
 /** Acts while the connection that sends the statement of this name breaks at this place, as often as `times`. */
