@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { migrate } from 'pg-membership'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { catalogOf } from './support/catalog.js'
 import { pgMembership } from './support/command-line.js'
 import { type AdminClient, adminClient, databaseUrl, uniqueName } from './support/database.js'
@@ -121,7 +121,7 @@ const QUESTIONS = [
 async function answers(): Promise<unknown[]> {
   return Promise.all(
     QUESTIONS.map(async (args) => {
-      const { stdout, ...rest } = await pgMembership(args, { DATABASE_URL: url, TZ: 'America/St_Johns' })
+      const { stdout, ...rest } = await pgMembership(args, { DATABASE_URL: url })
       return {
         args,
         ...rest,
@@ -144,9 +144,14 @@ describe('the command line', () => {
   let expected: unknown[]
 
   beforeAll(async () => {
+    vi.stubEnv('TZ', 'America/St_Johns')
     await alter('role')
     expected = await answers()
     expect(expected).toEqual(expected.map(() => expect.objectContaining({ code: 0, stderr: '' }) as unknown))
+  })
+
+  afterAll(() => {
+    vi.unstubAllEnvs()
   })
 
   test.each(ROUNDS.map((last) => [last]))(

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { text } from 'node:stream/consumers'
 import { migrationSql } from 'pg-membership'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { MAIN, pgMembership } from './support/command-line.js'
+import { MAIN, pgMembership, pgMembershipProcess } from './support/command-line.js'
 import { adminClient, databaseUrl, freshSchema, newSchemaName } from './support/database.js'
 
 const ada = randomUUID()
@@ -75,6 +75,22 @@ describe('contract: help and exit codes', () => {
       expect(stdout).toContain('--schema')
     },
   )
+
+  test.each([
+    ['--help'],
+    ['members', '--json'],
+    ['members', '--at'],
+    ['members', '--connection', 'postgres://localhost:1/db'],
+  ])('%s %s: a process prints and exits as the tests here see it', async (...args) => {
+    const outcome = await run(...args)
+    const measured = /("(?:hereFor|silentFor)Ms": )\d+/g
+    const stable = ({ stdout, ...rest }: typeof outcome) => ({
+      ...rest,
+      stdout: stdout.replace(measured, '$1'),
+    })
+    const process = await pgMembershipProcess([...args, '--schema', schema])
+    expect(stable(process)).toEqual(stable(outcome))
+  })
 
   test('--version prints a version', async () => {
     expect((await pgMembership(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+/)

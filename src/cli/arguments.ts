@@ -7,6 +7,7 @@ export type OptionsConfig = NonNullable<ParseArgsConfig['options']>
 export class UsageError extends Error {}
 
 export interface Arguments {
+  readonly environment: NodeJS.ProcessEnv
   readonly positionals: readonly string[]
   flag(name: string): boolean
   text(name: string): string | undefined
@@ -30,7 +31,11 @@ export interface Syntax {
   readonly connects: boolean
 }
 
-export function parseArguments(args: readonly string[], syntax: Syntax): Arguments {
+export function parseArguments(
+  args: readonly string[],
+  syntax: Syntax,
+  environment: NodeJS.ProcessEnv,
+): Arguments {
   const options = { ...COMMON, ...(syntax.connects ? CONNECTED : {}), ...syntax.options }
   const { values, positionals } = parsed([...args], options)
   const extra = positionals[syntax.maxPositionals]
@@ -41,6 +46,7 @@ export function parseArguments(args: readonly string[], syntax: Syntax): Argumen
     return typeof value === 'string' ? value : undefined
   }
   return {
+    environment,
     positionals,
     flag: (name) => values[name] === true,
     text,

@@ -1,5 +1,4 @@
 /** One connection for one command, which only reads: a standby is good enough. */
-import process from 'node:process'
 import pg from 'pg'
 import { within } from '../kit/waiting.js'
 import { clientConfig } from '../postgres/connection/client.js'
@@ -16,7 +15,7 @@ const CLOSE_TIMEOUT_MS = 2_000
 const STATEMENT_TIMEOUT_MS = 60_000
 
 export function connectionUrl(args: Arguments): string {
-  const url = args.text('connection') ?? process.env.DATABASE_URL
+  const url = args.text('connection') ?? args.environment.DATABASE_URL
   if (!url) throw new UsageError('no database: give --connection URL, or set DATABASE_URL')
   return url
 }

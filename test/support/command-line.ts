@@ -1,5 +1,6 @@
 import { execFile, type ExecFileOptions } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { run } from '../../src/cli/run.js'
 import { databaseUrl } from './database.js'
 
 export const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
@@ -10,8 +11,14 @@ export interface Outcome {
   readonly stderr: string
 }
 
-/** As a user runs it, with DATABASE_URL set; `env` overrides, and undefined unsets. */
-export function pgMembership(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
+/** What it does, without a process of its own, with DATABASE_URL set; `env` overrides, and undefined unsets. */
+export async function pgMembership(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
+  const { exitCode, stdout, stderr } = await run(args, { DATABASE_URL: databaseUrl(), ...env })
+  return { code: exitCode, stdout, stderr }
+}
+
+/** The same as a user runs it. */
+export function pgMembershipProcess(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
   const options: ExecFileOptions = {
     env: { ...process.env, DATABASE_URL: databaseUrl(), ...env },
     encoding: 'utf8',
