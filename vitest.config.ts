@@ -31,7 +31,7 @@ export default defineConfig({
         test: {
           name: 'all',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/{faults,package}/**'],
+          exclude: ['test/{faults,ha,package}/**'],
           globalSetup: 'test/support/global-setup.ts',
         },
       },

@@ -3,7 +3,13 @@ import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
 /** Each with the package of Debian and Ubuntu that holds it. */
-const PACKAGES = { psql: 'postgresql-client', pgbouncer: 'pgbouncer' } as const
+const PACKAGES = {
+  psql: 'postgresql-client',
+  pgbouncer: 'pgbouncer',
+  etcd: 'etcd-server',
+  patroni: 'patroni python3-etcd',
+  haproxy: 'haproxy',
+} as const
 
 export type Program = keyof typeof PACKAGES
 
@@ -26,6 +32,7 @@ function isExecutable(path: string): boolean {
   }
 }
 
-export default function requirePrograms(): void {
-  for (const program of Object.keys(PACKAGES) as Program[]) pathOf(program)
+/** Throws for the first that is missing. */
+export function requirePrograms(...programs: readonly Program[]): void {
+  for (const program of programs) pathOf(program)
 }
