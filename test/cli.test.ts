@@ -66,7 +66,7 @@ describe('contract: help and exit codes', () => {
       expect(stdout).toContain(word)
   })
 
-  test.each(['migrate', 'sql', 'members', 'history'])(
+  test.each(['migrate', 'sql', 'members', 'history', 'doctor'])(
     '%s --help tells its options without a database',
     async (command) => {
       const { code, stdout } = await pgMembership([command, '--help'], { DATABASE_URL: undefined })

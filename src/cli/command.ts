@@ -8,7 +8,13 @@ export interface Command extends Syntax {
   /** Printed by --help. */
   readonly help: string
   /** Returns what is to be printed. */
-  run(args: Arguments): Promise<string> | string
+  run(args: Arguments): Promise<string | Report> | string
+}
+
+/** What is to be printed by a command that was done, and has an exit code of its own. */
+export interface Report {
+  readonly text: string
+  readonly exitCode: number
 }
 
 export const CONNECTION_HELP = `  --connection URL   PostgreSQL, as postgres://user@host:5432/database; default: $DATABASE_URL

@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs'
 import { OptionError } from '../api/errors.js'
 import { parseArguments, UsageError } from './arguments.js'
-import type { Command } from './command.js'
+import type { Command, Report } from './command.js'
+import { doctorCommand } from './doctor.js'
 import { historyCommand } from './history.js'
 import { membersCommand } from './members.js'
 import { migrateCommand } from './migrate.js'
@@ -14,6 +15,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   sql: sqlCommand,
   members: membersCommand,
   history: historyCommand,
+  doctor: doctorCommand,
 }
 
 const HELP = `Usage: pg-membership COMMAND [options]
@@ -23,7 +25,7 @@ ${Object.entries(COMMANDS)
   .join('\n')}
 
 Each command has its own --help. The database: --connection URL, or DATABASE_URL in the environment.
-Exit codes: 0 done, 1 failed, 2 the command line is wrong.`
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 3 the doctor has an alert.`
 
 export interface Outcome {
   readonly exitCode: number
@@ -34,7 +36,8 @@ export interface Outcome {
 /** The environment may have DATABASE_URL. */
 export async function run(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<Outcome> {
   try {
-    return { exitCode: 0, stdout: `${await output(args, environment)}\n`, stderr: '' }
+    const { text, exitCode } = await report(args, environment)
+    return { exitCode, stdout: `${text}\n`, stderr: '' }
   } catch (error) {
     const { text, exitCode } = complaint(error, args)
     return {
@@ -45,18 +48,23 @@ export async function run(args: readonly string[], environment: NodeJS.ProcessEn
   }
 }
 
-async function output(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<string> {
+async function report(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<Report> {
   const [name = '', ...rest] = args
-  if (['--help', '-h', 'help'].includes(name)) return HELP
-  if (['--version', '-v'].includes(name)) return version()
+  if (['--help', '-h', 'help'].includes(name)) return done(HELP)
+  if (['--version', '-v'].includes(name)) return done(version())
   const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (command === undefined) {
     throw new UsageError(name === '' ? 'no command was given' : `no command ${JSON.stringify(name)}`)
   }
   const parsed = parseArguments(rest, command, environment)
-  if (parsed.flag('help')) return command.help
-  const text = await command.run(parsed)
-  return command.isExact ? text : visible(text)
+  if (parsed.flag('help')) return done(command.help)
+  const result = await command.run(parsed)
+  const { text, exitCode } = typeof result === 'string' ? done(result) : result
+  return { text: command.isExact ? text : visible(text), exitCode }
+}
+
+function done(text: string): Report {
+  return { text, exitCode: 0 }
 }
 
 function version(): string {
