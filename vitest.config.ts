@@ -29,7 +29,7 @@ export default defineConfig({
         test: {
           name: 'all',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/faults/**'],
+          exclude: ['test/faults/**', 'test/recipes/**'],
           globalSetup: 'test/support/global-setup.ts',
         },
       },

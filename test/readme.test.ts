@@ -81,7 +81,7 @@ afterAll(async () => {
 
 test('the documentation has snippets, and says of each what it is', () => {
   expect(snippets.filter(({ language }) => language === 'ts').length).toBeGreaterThan(5)
-  const known = new Set(['ts', 'sql', 'sh', 'text', 'json', 'mermaid'])
+  const known = new Set(['ts', 'js', 'sql', 'sh', 'text', 'json', 'mermaid'])
   expect(snippets.filter(({ language }) => !known.has(language)).map(placeOf)).toEqual([])
 })
 
