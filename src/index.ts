@@ -10,10 +10,12 @@ export type { Cluster } from './api/cluster.js'
 export type { Cursor } from './api/cursor.js'
 export type {
   Activity,
+  DeltaMessage,
   DiagnosticsMessages,
   ErrorMessage,
   HeartbeatMessage,
   LeaseMessage,
+  RefreshMessage,
   SnapshotMessage,
   StatusMessage,
   SweepMessage,

@@ -1,7 +1,7 @@
 /** Rules for every function and table of the schema, also for those that are added later. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type AdminClient, adminClient } from './support/database.js'
-import { type Granted, grantedSchema, type Role } from './support/granted.js'
+import { KINDS, type Role, type Roles, startRoles } from './support/roles.js'
 import { codeOf, type Routine, routinesOf, runningAsOwner, wordsOf } from './support/source.js'
 
 /** Those that members and readers may call, and how they run. A new one is entered here on purpose. */
@@ -70,12 +70,12 @@ const DEPENDS_ON_SETTINGS: readonly { readonly what: RegExp; readonly pins: read
   { what: /\bdate_(trunc|part|bin)\s*\(|\b(current_date|localtime|localtimestamp)\b/i, pins: ['TimeZone='] },
 ]
 
-let granted: Granted
+let granted: Roles
 let admin: AdminClient
 let routines: readonly Routine[]
 
 beforeAll(async () => {
-  granted = await grantedSchema()
+  granted = await startRoles()
   admin = await adminClient()
   routines = await routinesOf(admin, granted.schema)
 })
@@ -96,7 +96,7 @@ async function executableBy(role: Role): Promise<Record<string, string>> {
     `select format('%s(%s)', proname, pg_get_function_identity_arguments(oid)) from pg_proc
      where pronamespace = $1::text::regnamespace and has_function_privilege($2, oid, 'execute')`,
     granted.schema,
-    granted.names[role],
+    granted.nameOf[role],
   )
   return Object.fromEntries(
     routines
@@ -181,7 +181,7 @@ describe('promise 15: who may call', () => {
   })
 })
 
-describe.each(['member', 'reader'] as const)('promise 15: a %s', (role) => {
+describe.each(KINDS)('promise 15: a %s', (role) => {
   test('has nothing but select on any table or view', async () => {
     const found = await column(
       `select format('%s on %s', privilege_type, relname) from pg_class,
@@ -189,7 +189,7 @@ describe.each(['member', 'reader'] as const)('promise 15: a %s', (role) => {
        where relnamespace = $1::text::regnamespace and relkind not in ('i', 'I', 'c', 't')
          and (grantee = 0 or pg_has_role($2, grantee, 'member')) and (privilege_type <> 'SELECT' or is_grantable)`,
       granted.schema,
-      granted.names[role],
+      granted.nameOf[role],
     )
     expect(found).toEqual([])
   })
@@ -210,8 +210,8 @@ describe.each(['member', 'reader'] as const)('promise 15: a %s', (role) => {
          case when pg_has_role($2, $3, 'member') then 'is owner' end
        ]) p where p is not null`,
       granted.schema,
-      granted.names[role],
-      granted.names.owner,
+      granted.nameOf[role],
+      granted.nameOf.owner,
     )
     expect(found).toEqual([])
   })
@@ -225,7 +225,7 @@ describe.each(['member', 'reader'] as const)('promise 15: a %s', (role) => {
              and pg_get_expr(polqual, c.oid) = 'true'
          )`,
       granted.schema,
-      granted.names[role],
+      granted.nameOf[role],
     )
     expect(found).toEqual([])
   })
@@ -241,7 +241,7 @@ describe.each(['member', 'reader'] as const)('promise 15: a %s', (role) => {
        where v.relnamespace = $1::text::regnamespace and v.relkind = 'v'
          and has_table_privilege($2, v.oid, 'select') and not has_table_privilege($2, t.oid, 'select')`,
       granted.schema,
-      granted.names[role],
+      granted.nameOf[role],
     )
     expect(found).toEqual([])
   })

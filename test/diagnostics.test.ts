@@ -40,11 +40,11 @@ function messagesOf<C extends Channel>(channel: C, cluster: string): readonly Di
 /** As the documentation lists them; those that it calls occasional are left out. */
 function expectFields(channel: Channel, message: object, occasional: readonly string[] = []): void {
   const always = fieldsOf[channel].filter((field) => !occasional.includes(field))
-  expect(Object.keys(message).sort()).toEqual(['cluster', ...always].sort())
+  expect(Object.keys(message).sort()).toEqual(['cluster', 'publisher', ...always].sort())
 }
 
 test('contract: the documentation lists the channels that there are', () => {
-  const channels = ['snapshot', 'heartbeat', 'sweep', 'lease', 'status', 'error'] as const
+  const channels = ['snapshot', 'delta', 'refresh', 'heartbeat', 'sweep', 'lease', 'status', 'error']
   expect(Object.keys(fieldsOf).sort()).toEqual(channels.map((name) => `pg-membership:${name}`).sort())
 })
 
@@ -68,11 +68,56 @@ test('contract: snapshot, status, lease and heartbeat tell what a process does i
   for (const message of modes) expectFields('pg-membership:status', message)
   expect(leases.map(({ state }) => state)).toEqual(['granted', 'ended'])
   expect(leases.map((lease) => lease.token)).toEqual([token, token])
+  expect(leases.map(({ leases }) => leases)).toEqual([1, 0])
+  expect(leases.map(({ publisher }) => publisher)).toEqual([cluster, cluster])
   expect(leases.map(({ error }) => error?.code)).toEqual([undefined, 'DEREGISTERED'])
   for (const message of leases) expectFields('pg-membership:lease', message)
-  expect(heartbeats[0]).toMatchObject({ cluster: name, registrations: 1 })
+  expect(heartbeats[0]).toMatchObject({ cluster: name, registrations: 1, leases: 1 })
   expect(heartbeats[0]?.durationMs).toBeGreaterThan(0)
   for (const message of heartbeats) expectFields('pg-membership:heartbeat', message)
+})
+
+test('contract: delta and refresh tell what moved the snapshot on, and what a look has cost', async () => {
+  const name = uniqueName()
+  const deltas = messagesOf('pg-membership:delta', name)
+  const refreshes = messagesOf('pg-membership:refresh', name)
+  const watching = openCluster({ schema, name })
+  // Without LISTEN: otherwise announcements overtake answers.
+  const writing = openCluster({ schema, name, listenConnection: false })
+  await joined(watching)
+  await until(() => watching.status.mode === 'listening', { message: 'it hears' })
+  const membership = await joined(writing)
+  await membership.setData('x')
+  await membership.deregister()
+  await until(() => watching.snapshot?.members.length === 1, { message: 'it has heard of the end' })
+  await writing.getMembers({ fresh: true })
+  const seenBy = (publisher: unknown, source: string): (readonly number[])[] =>
+    deltas
+      .filter((delta) => delta.publisher === publisher && delta.source === source)
+      .map(({ joined, updated, left }) => [joined, updated, left])
+  expect(seenBy(watching, 'announcement')).toEqual([[1, 0, 0], [0, 1, 0], [0, 0, 1]]) // prettier-ignore
+  expect(seenBy(writing, 'answer').slice(-2)).toEqual([[0, 1, 0], [0, 0, 1]]) // prettier-ignore
+  expect(deltas.at(-1)?.revision).toBe(writing.snapshot?.revision)
+  for (const message of deltas) expectFields('pg-membership:delta', message)
+  const kinds = refreshes.filter(({ publisher }) => publisher === writing).map(({ kind }) => kind)
+  expect([kinds[0], kinds.at(-1)]).toEqual(['all', 'same'])
+  for (const message of refreshes) expectFields('pg-membership:refresh', message)
+  expect(refreshes[0]?.durationMs).toBeGreaterThan(0)
+})
+
+test('contract: delta counts what a refresh has found', async () => {
+  const name = uniqueName()
+  const deltas = messagesOf('pg-membership:delta', name)
+  const cluster = openCluster({ schema, name, listenConnection: false, pollMs: 86_400_000 })
+  const other = openCluster({ schema, name })
+  const first = await joined(other)
+  await cluster.getMembers()
+  await first.deregister()
+  await joined(other)
+  await cluster.getMembers({ fresh: true })
+  expect(deltas.filter(({ publisher }) => publisher === cluster)).toMatchObject([
+    { source: 'refresh', joined: 1, updated: 0, left: 1, revision: cluster.snapshot?.revision },
+  ])
 })
 
 test('contract: sweep tells who was removed', async () => {
@@ -95,7 +140,11 @@ test('contract: sweep tells who was removed', async () => {
     return sweeps.some(({ removed }) => removed > 0)
   }
   await until(aged, { message: 'it is removed' })
-  expect(sweeps.find(({ removed }) => removed > 0)).toEqual({ cluster: name, removed: 1, obstacles: [] })
+  expect(sweeps.find(({ removed }) => removed > 0)).toMatchObject({
+    publisher: watching,
+    removed: 1,
+    obstacles: [],
+  })
   for (const message of sweeps) expectFields('pg-membership:sweep', message)
 })
 

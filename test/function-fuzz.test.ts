@@ -10,17 +10,17 @@ import { type AdminClient, adminClient } from './support/database.js'
 import { Attacker, attacks, type Step } from './support/fuzz-attack.js'
 import type { Argument, Routine, Value } from './support/fuzz-calls.js'
 import { checkTokens, type Hands, SESSION, World } from './support/fuzz-world.js'
-import { type Granted, grantedSchema, type Role } from './support/granted.js'
+import { type Role, type Roles, startRoles } from './support/roles.js'
 
 const SECONDS = Number(process.env.FUZZ_SECONDS ?? 4)
 const SEED = process.env.FUZZ_SEED
 
-let granted: Granted
+let granted: Roles
 let hands: Hands
 const clients: AdminClient[] = []
 
 beforeAll(async () => {
-  granted = await grantedSchema()
+  granted = await startRoles()
   const [admin, locker, member] = await Promise.all([adminClient(), adminClient(), granted.as('member')])
   clients.push(admin, locker, member)
   await member.query(`set application_name = '${SESSION}'`)
@@ -37,7 +37,7 @@ async function routinesOf(role: Role): Promise<Routine[]> {
      from pg_proc
      where pronamespace = $1::text::regnamespace and has_function_privilege($2, oid, 'execute') and pronargs > 0
      order by oid::regprocedure::text`,
-    [granted.schema, granted.names[role]],
+    [granted.schema, granted.nameOf[role]],
   )
   return rows
 }
@@ -50,7 +50,7 @@ async function constitution(): Promise<string[]> {
      where member in (select oid from pg_roles where rolname = any ($1))
      union all select format('%s %s', oid::regclass, relowner::regrole) from pg_class where relnamespace = 'public'::regnamespace
      order by 1`,
-    [Object.values(granted.names)],
+    [Object.values(granted.nameOf)],
   )
   return [...(await catalogOf(hands.admin, granted.schema)), ...rows.map(({ line }) => line)]
 }
@@ -102,7 +102,7 @@ async function run(role: Role, steps: readonly Step[]): Promise<void> {
   await using client = await granted.as(role)
   await client.query(`set statement_timeout = '20s'`)
   const settings = await settingsOf(client)
-  const attacker = new Attacker(client, granted.schema, world, granted.names[role])
+  const attacker = new Attacker(client, granted.schema, world, granted.nameOf[role])
   for (const step of steps) await attacker.take(step)
   if (await attacker.leave()) {
     expect(await settingsOf(client), 'settings are as before').toBe(settings)

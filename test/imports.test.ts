@@ -4,12 +4,13 @@ import { posix } from 'node:path'
 import ts from 'typescript'
 import { expect, test } from 'vitest'
 
-const ENTRIES = ['index.ts', 'memory/index.ts', 'cli/main.ts']
+const ENTRIES = ['index.ts', 'memory/index.ts', 'layers/otel.ts', 'cli/main.ts']
 const DRIVERS = ['pg', 'pg-listen', 'kysely']
 
 const source = new URL('../src/', import.meta.url)
 const manifest = JSON.parse(readFileSync(new URL('../package.json', source), 'utf8')) as {
   dependencies: Record<string, string>
+  peerDependencies: Record<string, string>
 }
 const files = readdirSync(source, { recursive: true, encoding: 'utf8' }).filter((file) =>
   file.endsWith('.ts'),
@@ -47,6 +48,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   engine: ['api', 'kit'],
   postgres: ['api', 'kit', 'engine'],
   memory: ['api', 'kit', 'engine'],
+  layers: ['api', 'kit'],
   cli: ['api', 'kit', 'engine', 'postgres'],
   'index.ts': ['api', 'engine', 'postgres'],
 }
@@ -91,7 +93,7 @@ test('every file is reachable from what the package exposes', () => {
 test('every imported file exists, and every imported package is a declared dependency', () => {
   const known = new Set([
     ...files,
-    ...Object.keys(manifest.dependencies),
+    ...Object.keys({ ...manifest.dependencies, ...manifest.peerDependencies }),
     ...builtinModules.map((m) => `node:${m}`),
   ])
   const unknown = [...imports.values()].flat().filter((name) => !known.has(name))
@@ -100,6 +102,11 @@ test('every imported file exists, and every imported package is a declared depen
 
 test('only listener.ts knows pg-listen', () => {
   expect(importersOf('pg-listen')).toEqual(['postgres/connection/listener.ts'])
+})
+
+test('only a layer knows what users may leave out', () => {
+  const optional = Object.keys(manifest.peerDependencies)
+  expect(optional.flatMap(importersOf).filter((file) => folderOf(file) !== 'layers')).toEqual([])
 })
 
 test('pg-membership/memory needs no database driver', () => {

@@ -1,85 +1,28 @@
 import { randomUUID } from 'node:crypto'
-import pg from 'pg'
 import { migrate, PostgresCluster, SchemaError } from 'pg-membership'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { pgMembership } from './support/command-line.js'
-import {
-  type AdminClient,
-  adminClient,
-  databaseUrl,
-  freshSchema,
-  newSchemaName,
-  uniqueName,
-} from './support/database.js'
+import { type AdminClient, adminClient, freshSchema, newSchemaName, uniqueName } from './support/database.js'
+import { codeOf, startRoles } from './support/roles.js'
 import { until } from './support/until.js'
 
-const PASSWORD = 'p'
 const NO_PRIVILEGE = '42501'
 const REFUSED = '23000'
-const roles = {
-  owner: uniqueName('owner'),
-  member: uniqueName('member'),
-  reader: uniqueName('reader'),
-  nobody: uniqueName('nobody'),
-}
-type Role = keyof typeof roles
 
+const { schema, urlOf, as } = await startRoles()
 let admin: AdminClient
-let schema: string
 /** Alive, and written by somebody else. */
 const ada = randomUUID()
 
 beforeAll(async () => {
   admin = await adminClient()
-  for (const role of Object.values(roles)) {
-    await admin.query(`create role ${pg.escapeIdentifier(role)} login password '${PASSWORD}'`)
-  }
-  schema = newSchemaName()
-  // As an administrator who trusts nobody does it: the owner may create nothing outside its schema.
-  const printed = await pgMembership(['sql', '--schema', schema, '--grants', `owner=${roles.owner}`])
-  await admin.query(printed.stdout)
-  await migrate({ connection: urlOf('owner'), schema })
-  const grants = await pgMembership([
-    'sql',
-    '--schema',
-    schema,
-    '--grants',
-    `member=${roles.member},reader=${roles.reader}`,
-  ])
-  await using owner = await as('owner')
-  await owner.query(grants.stdout)
   await using member = await as('member')
   await member.query(register('team'), [ada])
 })
 
-afterAll(async () => {
-  await admin.query(`drop schema if exists ${schema} cascade`)
-  for (const role of Object.values(roles)) await admin.query(`drop role ${pg.escapeIdentifier(role)}`)
-  await admin.end()
-})
-
-function urlOf(role: Role): string {
-  const url = new URL(databaseUrl())
-  url.username = roles[role]
-  url.password = PASSWORD
-  return url.href
-}
-
-async function as(role: Role): Promise<AdminClient> {
-  const client = await adminClient(urlOf(role))
-  await client.query(`set search_path = ${schema}`)
-  return client
-}
+afterAll(() => admin.end())
 
 function register(cluster: string): string {
   return `select token::int from register('${cluster}', array[$1::uuid], '{x}', '{0}', '15s', null, 's', 0)`
-}
-
-async function codeOf(client: pg.Client, text: string, values: unknown[] = []): Promise<string | undefined> {
-  return client.query(text, values).then(
-    () => undefined,
-    (error: unknown) => (error as { code?: string }).code,
-  )
 }
 
 const QUESTIONS = [

@@ -1,4 +1,5 @@
 /** The messages that the library publishes on channels of `node:diagnostics_channel`. */
+import type { Cluster } from './cluster.js'
 import type { ClosedError, DeregisteredError, MembershipLostError } from './errors.js'
 import type { Status } from './status.js'
 
@@ -8,6 +9,8 @@ export type Activity = 'deregister' | 'feed' | 'heartbeat' | 'listen' | 'refresh
 interface OfCluster {
   /** The cluster's name. */
   readonly cluster: string
+  /** The cluster object that published the message: there may be several with one name. */
+  readonly publisher: Cluster
 }
 
 /** The reader has a new snapshot. Changes that arrive in one tick of Node's event loop give one message. */
@@ -20,10 +23,34 @@ export interface SnapshotMessage extends OfCluster {
   readonly full: boolean
 }
 
+/** The snapshot moved on: by a delta, or by a refresh that found something else than the snapshot. */
+export interface DeltaMessage extends OfCluster {
+  /** An announcement, the answer to a write of this process, or a refresh. */
+  readonly source: 'announcement' | 'answer' | 'refresh'
+  /** The revision of the snapshot after it. */
+  readonly revision: number
+  /** The number of members that joined. A member that came back is counted here and under `left`. */
+  readonly joined: number
+  /** The number of members whose data changed. */
+  readonly updated: number
+  /** The number of members that left. */
+  readonly left: number
+}
+
+/** A refresh has ended. */
+export interface RefreshMessage extends OfCluster {
+  /** 'same': it found nothing new. 'changes': it read only changes. 'all': it read all members. */
+  readonly kind: 'same' | 'changes' | 'all'
+  /** Milliseconds from its start to its end. It may have failed and gone on in between. */
+  readonly durationMs: number
+}
+
 /** A heartbeat was answered. */
 export interface HeartbeatMessage extends OfCluster {
   /** The number of registrations in the heartbeat. */
   readonly registrations: number
+  /** The number of leases that this process has in the cluster after it. */
+  readonly leases: number
   /** Milliseconds from the start of the heartbeat to its answer. */
   readonly durationMs: number
 }
@@ -44,6 +71,8 @@ export interface LeaseMessage extends OfCluster {
   readonly token: number
   /** Whether the lease began or ended. */
   readonly state: 'granted' | 'ended'
+  /** The number of leases that this process has in the cluster from now on. */
+  readonly leases: number
   /** Why the lease ended; undefined when it was granted. */
   readonly error: MembershipLostError | ClosedError | DeregisteredError | undefined
 }
@@ -70,6 +99,10 @@ export interface ErrorMessage extends OfCluster {
 export interface DiagnosticsMessages {
   /** The cached snapshot changed. */
   readonly 'pg-membership:snapshot': SnapshotMessage
+  /** The cached snapshot moved on. */
+  readonly 'pg-membership:delta': DeltaMessage
+  /** A refresh has ended. */
+  readonly 'pg-membership:refresh': RefreshMessage
   /** A heartbeat was answered. */
   readonly 'pg-membership:heartbeat': HeartbeatMessage
   /** This process took a turn to sweep. */

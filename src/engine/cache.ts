@@ -5,14 +5,14 @@
  * the position of the snapshot: revision and stamp. If it begins later, it is kept for a moment, because an answer
  * often overtakes announcements. If the missing ones do not come, the cache asks for a refresh.
  */
-import { Early, Passed } from './deltas.js'
+import { Early, Passed, type ReceivedDelta } from './deltas.js'
 import type { Cached } from './refresh.js'
 import { snapshotAfter } from './snapshot.js'
-import type { Delta, Position } from './store.js'
+import type { Position } from './store.js'
 
 export interface CacheOptions {
   /** A delta was applied: something happened to these members. */
-  readonly onDelta: (ids: ReadonlySet<string>) => void
+  readonly onDelta: (ids: ReadonlySet<string>, delta: ReceivedDelta) => void
   /** A delta does not fit the snapshot: one of the two is wrong. */
   readonly onMisfit: () => void
   /** Changes are missing, and have to be read. */
@@ -26,7 +26,7 @@ export class Cache {
   readonly #options: CacheOptions
   #cached: Cached | undefined
   readonly #passed = new Passed()
-  readonly #early = new Early()
+  readonly #early = new Early<ReceivedDelta>()
   #gapTimer: NodeJS.Timeout | undefined
 
   constructor(options: CacheOptions) {
@@ -57,7 +57,7 @@ export class Cache {
     return this.#cached !== undefined && revision <= this.#cached.position.revision
   }
 
-  take(delta: Delta): void {
+  take(delta: ReceivedDelta): void {
     if (delta.from === undefined || this.isBehind(delta.to)) {
       this.#options.onGap()
       return
@@ -90,7 +90,7 @@ export class Cache {
         break
       }
       this.#move({ snapshot: after, position: delta.to })
-      this.#options.onDelta(new Set(delta.changes.map(({ member }) => member.id)))
+      this.#options.onDelta(new Set(delta.changes.map(({ member }) => member.id)), delta)
     }
     if (this.#early.size > 0) this.awaitGap()
   }

@@ -3,6 +3,7 @@ import type { Change } from '../api/change.js'
 import type { Cluster } from '../api/cluster.js'
 import type { Cursor } from '../api/cursor.js'
 import { ClosedError, type MembershipError } from '../api/errors.js'
+import type { Logger } from '../api/logger.js'
 import type { Member } from '../api/member.js'
 import type { Membership, MembershipOptions } from '../api/membership.js'
 import type { Snapshot } from '../api/snapshot.js'
@@ -18,7 +19,7 @@ import { Registrations } from './membership/registrations.js'
 import type { News } from './news.js'
 import { checkOptions, checkWaitOptions, onLostOption, refuse, type Timing } from './options.js'
 import { CachedReader } from './reader.js'
-import type { Report } from './report.js'
+import { Report } from './report.js'
 import { ClusterStatus } from './status.js'
 import type { Delta, Store } from './store.js'
 import { Sweeper } from './sweeper.js'
@@ -39,13 +40,15 @@ export interface Callbacks {
   readonly retry: () => void
   /** The longest wait between two attempts to connect. */
   readonly patienceMs: () => number
+  /** Where to tell what happens in the background. */
+  readonly report: Report
 }
 
 export interface CoreOptions {
   readonly name: string
   readonly store: Store
   readonly timing: Timing
-  readonly report: Report
+  readonly logger: Logger | undefined
   /** Called at the first use. It must call `hearing` at some time. Returns a function that stops the callbacks. */
   readonly start: (callbacks: Callbacks) => () => void
   /** A refresh found a change that was neither announced nor hinted at. */
@@ -62,14 +65,16 @@ export class ClusterCore implements Cluster {
   readonly #registrations: Registrations
   readonly #sweeper: Sweeper
   #stop: (() => void) | undefined
+  readonly #report: Report
   readonly #status: ClusterStatus
   #closed = false
   #closing: Promise<void> | undefined
 
   constructor(options: CoreOptions) {
-    const { store, timing, report, onSurprise } = options
+    const { store, timing, onSurprise } = options
     this.name = options.name
     this.#options = options
+    const report = (this.#report = new Report(this, options.logger))
     const onAnswer = (answered: boolean): void => this.#status.note({ answering: answered })
     this.#status = new ClusterStatus(report)
     this.#reader = new CachedReader({
@@ -176,6 +181,7 @@ export class ClusterCore implements Cluster {
         this.#sweeper.retry()
       },
       patienceMs: () => this.#registrations.patienceMs,
+      report: this.#report,
     })
   }
 

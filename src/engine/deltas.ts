@@ -1,4 +1,5 @@
 /** What a reader remembers of the history: the positions of its snapshots, and deltas that came too early. */
+import type { Report } from './report.js'
 import { type Delta, type Position, samePosition } from './store.js'
 
 const MAX_POSITIONS = 1_000
@@ -35,9 +36,14 @@ export class Passed {
   }
 }
 
+/** A delta, and where it comes from: an announcement, or the answer to a write of this process. */
+export interface ReceivedDelta extends Delta {
+  readonly source: 'announcement' | 'answer'
+}
+
 /** Deltas that begin at a position which the snapshot has not reached yet. */
-export class Early {
-  readonly #deltas = new Map<number, { readonly delta: Delta; readonly from: Position; readonly n: number }>()
+export class Early<D extends Delta = Delta> {
+  readonly #deltas = new Map<number, { readonly delta: D; readonly from: Position; readonly n: number }>()
   #count = 0
   #characters = 0
 
@@ -51,7 +57,7 @@ export class Early {
   }
 
   /** Returns false if there is no room. */
-  add(delta: Delta, from: Position): boolean {
+  add(delta: D, from: Position): boolean {
     this.#delete(from.revision)
     const characters = charactersOf(delta)
     if (this.size >= MAX_EARLY || this.#characters + characters > MAX_EARLY_CHARACTERS) return false
@@ -62,7 +68,7 @@ export class Early {
   }
 
   /** Takes out the delta that begins at this position. Drops deltas that lead no further than it. */
-  next(position: Position): Delta | undefined {
+  next(position: Position): D | undefined {
     const entry = this.#deltas.get(position.revision)
     for (const [revision, { delta }] of this.#deltas) {
       if (delta.to.revision <= position.revision) this.#delete(revision)
@@ -87,4 +93,12 @@ export class Early {
 
 function charactersOf({ changes }: Delta): number {
   return changes.reduce((characters, { member: { data } }) => characters + data.length + 100, 0)
+}
+
+export function reportDelta(report: Report, { source, to, changes }: ReceivedDelta): void {
+  report.publish('delta', () => {
+    const counts = { joined: 0, updated: 0, left: 0 }
+    for (const { kind } of changes) counts[kind] += 1
+    return { source, revision: to.revision, ...counts }
+  })
 }

@@ -20,9 +20,10 @@ import { Latest } from '../kit/latest.js'
 import { Loop } from '../kit/loop.js'
 import { abortedError, Waiting } from '../kit/waiting.js'
 import { Cache } from './cache.js'
+import { type ReceivedDelta, reportDelta } from './deltas.js'
 import { Lull } from './lull.js'
 import { type News, NewsOfTick } from './news.js'
-import { type Cached, type Outcome, Refresh, reportLosses } from './refresh.js'
+import { type Cached, type Outcome, Refresh, reportDifference, reportLosses } from './refresh.js'
 import type { Report } from './report.js'
 import { sameMembers } from './snapshot.js'
 import type { Delta, Position, Store } from './store.js'
@@ -64,7 +65,10 @@ export class CachedReader {
       }
     | undefined
   readonly #cache = new Cache({
-    onDelta: (ids) => this.#news.add({ ids, otherHistory: false, full: false }),
+    onDelta: (ids, delta) => {
+      this.#news.add({ ids, otherHistory: false, full: false })
+      reportDelta(this.#options.report, delta)
+    },
     onMisfit: () => {
       this.#mustReadAll = true
       this.refresh()
@@ -142,13 +146,13 @@ export class CachedReader {
   }
 
   /** Takes a delta of an announcement with the right code, or of an answer: it is true. */
-  take(delta: Delta): void {
-    if (!this.#closed && !this.shows(delta.to)) this.#cache.take(delta)
+  take(delta: Delta, source: ReceivedDelta['source'] = 'announcement'): void {
+    if (!this.#closed && !this.shows(delta.to)) this.#cache.take({ ...delta, source })
   }
 
   /** Takes the delta of this process's own write. Loads a snapshot if there is none yet: it must show the write. */
   wrote(delta: Delta): void {
-    this.take(delta)
+    this.take(delta, 'answer')
     if (this.#cached !== undefined) return
     this.#dirty = true
     this.#loop.wakeNow()
@@ -186,7 +190,6 @@ export class CachedReader {
 
   /** The database was at this position, at some moment after `startedMs`. */
   confirm(position: Position, startedMs: number): void {
-    const { revision } = position
     if (!this.#cache.hasPassed(position)) {
       // Perhaps only announcements are missing that are on their way: wait for them before a refresh.
       if (this.#cached !== undefined && !this.#cache.isBehind(position)) this.#cache.awaitGap()
@@ -194,7 +197,7 @@ export class CachedReader {
       return
     }
     this.#confirmedMs = Math.max(this.#confirmedMs ?? 0, startedMs)
-    if (revision >= (this.#confirmed?.revision ?? 0)) this.#confirmed = position
+    if (position.revision >= (this.#confirmed?.revision ?? 0)) this.#confirmed = position
   }
 
   async close(): Promise<void> {
@@ -229,7 +232,8 @@ export class CachedReader {
     }
     this.#refresh = undefined
     report.succeeded('refresh')
-    const changed = this.#takeOutcome(outcome, refresh.steps.cached)
+    report.publish('refresh', { kind: outcome.kind, durationMs: monotonicMs() - refresh.startedMs })
+    if (this.#takeOutcome(outcome, refresh.steps.cached) && surprised) onSurprise()
     this.#cache.dropEarly(refresh.early)
     this.#cache.applyEarly()
     this.#endCutOff()
@@ -237,7 +241,6 @@ export class CachedReader {
     this.#asked.resolve(undefined, refresh.rank)
     if (outcome.kind !== 'same') this.#lull.end(monotonicMs())
     else if (hintedOnly) this.#lull.lengthen(monotonicMs())
-    if (surprised && changed) onSurprise()
     if (refresh.steps.sweepOverdue) onSweepOverdue()
     return this.#dueMs() - monotonicMs()
   }
@@ -293,6 +296,7 @@ export class CachedReader {
     }
     this.#mustReadAll = false
     this.#confirmed = outcome.position
+    reportDifference(this.#options.report, this.snapshot, outcome.snapshot)
     this.#cache.replace(outcome, outcome.otherHistory)
     this.#news.add({ ids: undefined, otherHistory: outcome.otherHistory, full: outcome.kind === 'all' })
     return true

@@ -15,6 +15,7 @@
  */
 import type { Member } from '../api/member.js'
 import type { Snapshot } from '../api/snapshot.js'
+import { diffMembers } from './diff.js'
 import type { Report } from './report.js'
 import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf } from './snapshot.js'
 import { type Position, samePosition, type Sighting, type Store } from './store.js'
@@ -216,4 +217,14 @@ export function reportLosses(
     const error = new Error('The log does not fit the cached members: all members were read again')
     tell(error, error.message)
   }
+}
+
+/** Reports what a refresh has changed. The first load is no change. */
+export function reportDifference(report: Report, before: Snapshot | undefined, after: Snapshot): void {
+  if (before === undefined) return
+  report.publish('delta', () => {
+    const { joined, updated, left } = diffMembers(before.members, after.members)
+    const counts = { joined: joined.length, updated: updated.length, left: left.length }
+    return { source: 'refresh' as const, revision: after.revision, ...counts }
+  })
 }

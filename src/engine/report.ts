@@ -1,4 +1,5 @@
 /** Tells what happens: to the logger of the cluster, and on diagnostics channels. Never to the console. */
+import type { Cluster } from '../api/cluster.js'
 import type { Activity } from '../api/diagnostics.js'
 import { MembershipError } from '../api/errors.js'
 import type { Logger } from '../api/logger.js'
@@ -8,13 +9,13 @@ import { type MessageDetails, type MessageName, publish } from './diagnostics.js
 const REPEAT_AFTER_MS = 60_000
 
 export class Report {
-  readonly #cluster: string
+  readonly #cluster: Cluster
   readonly #logger: Logger | undefined
   readonly #warnedMs = new Map<string, number>()
   /** The last error of each activity that has not succeeded since; the newest comes last. */
   readonly #troubles = new Map<Activity, Error>()
 
-  constructor(cluster: string, logger: Logger | undefined) {
+  constructor(cluster: Cluster, logger: Logger | undefined) {
     this.#cluster = cluster
     this.#logger = logger
   }
@@ -57,14 +58,14 @@ export class Report {
     return true
   }
 
-  publish<N extends MessageName>(name: N, details: MessageDetails<N>): void {
+  publish<N extends MessageName>(name: N, details: MessageDetails<N> | (() => MessageDetails<N>)): void {
     publish(this.#cluster, name, details)
   }
 
   /** A logger that throws or rejects must not break the library. */
   log(level: keyof Logger, details: object, message: string): void {
     try {
-      const logged: unknown = this.#logger?.[level]({ cluster: this.#cluster, ...details }, message)
+      const logged: unknown = this.#logger?.[level]({ cluster: this.#cluster.name, ...details }, message)
       Promise.resolve(logged).catch(() => undefined)
     } catch {
       // There is no other way to tell anybody.

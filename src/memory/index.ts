@@ -8,7 +8,6 @@
 import type { Cluster } from '../api/cluster.js'
 import { ClusterCore } from '../engine/cluster-core.js'
 import { checkOptions, clusterName, refuse, type Timing } from '../engine/options.js'
-import { Report } from '../engine/report.js'
 import { Cord } from './cord.js'
 import { MemoryStore } from './store.js'
 import { Table } from './table.js'
@@ -46,13 +45,12 @@ export class MemoryCluster extends ClusterCore implements Cluster {
     const { world = new MemoryWorld() } = options
     if (!(world instanceof MemoryWorld)) refuse('world', world, 'be a MemoryWorld')
     const cord = new Cord()
-    const report = new Report(name, undefined)
     const store = new MemoryStore(tableOf(world, name), cord)
     super({
       name,
       store,
       timing: NEVER,
-      report,
+      logger: undefined,
       onSurprise: () => undefined,
       detach: () => Promise.resolve(),
       start: (callbacks) => store.start(callbacks),

@@ -2,7 +2,6 @@
 import type { Logger } from '../api/logger.js'
 import { ClusterCore } from '../engine/cluster-core.js'
 import { checkOptions, clusterName, loggerOption, refuse, timing } from '../engine/options.js'
-import { Report } from '../engine/report.js'
 import { Announcements } from './announcements.js'
 import { connectionOption } from './connection/config.js'
 import { SharedConnections } from './connection/shared-connections.js'
@@ -73,7 +72,7 @@ export class PostgresCluster extends ClusterCore {
     const name = clusterName(options.name)
     const schema = schemaName(options.schema)
     const times = timing(options)
-    const report = new Report(name, loggerOption(options.logger))
+    const logger = loggerOption(options.logger)
     const connections = connectionsOf(options)
     const detach = connections.attach(times.ttlMs)
     const store = new PostgresStore(connections, schema, name, times)
@@ -81,10 +80,10 @@ export class PostgresCluster extends ClusterCore {
       name,
       store,
       timing: times,
-      report,
+      logger,
       onSurprise: () => connections.listener?.doubt(),
       detach,
-      start: ({ hint, take, hearing, recover, retry, patienceMs }) => {
+      start: ({ hint, take, hearing, recover, retry, patienceMs, report }) => {
         const stopUsing = connections.use({ lost: recover, reached: retry, patienceMs })
         // undefined: this role may only read, and is told that something changed, but not what.
         let announcements: Announcements | undefined

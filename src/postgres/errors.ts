@@ -47,14 +47,18 @@ const PERMANENT_SQLSTATES: ReadonlySet<string> = new Set([
   '3D000', // no such database
 ])
 
-const PERMANENT_TLS = new Set([
-  'DEPTH_ZERO_SELF_SIGNED_CERT',
-  'SELF_SIGNED_CERT_IN_CHAIN',
-  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
-  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
-  'CERT_HAS_EXPIRED',
-  'ERR_TLS_CERT_ALTNAME_INVALID',
+/** Node refuses the server's certificate. */
+const PERMANENT_TLS: ReadonlySet<string> = new Set([
+  ...['DEPTH_ZERO_SELF_SIGNED_CERT', 'SELF_SIGNED_CERT_IN_CHAIN', 'UNABLE_TO_VERIFY_LEAF_SIGNATURE'],
+  ...['UNABLE_TO_GET_ISSUER_CERT', 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY', 'CERT_SIGNATURE_FAILURE'],
+  ...['CERT_CHAIN_TOO_LONG', 'PATH_LENGTH_EXCEEDED', 'INVALID_CA', 'INVALID_PURPOSE'],
+  ...['CERT_HAS_EXPIRED', 'CERT_NOT_YET_VALID', 'CERT_REVOKED', 'CERT_REJECTED', 'CERT_UNTRUSTED'],
+  ...['ERR_TLS_CERT_ALTNAME_INVALID', 'HOSTNAME_MISMATCH'],
 ])
+
+/** The server refuses this client's certificate, or what it offers. */
+const PERMANENT_ALERT =
+  /^ERR_SSL_.*ALERT_(UNKNOWN_CA|\w*CERTIFICATE\w*|HANDSHAKE_FAILURE|PROTOCOL_VERSION|INSUFFICIENT_SECURITY)$/
 
 /** The error for the engine: the statement had no effect, nobody knows whether it had one, or it never will. */
 export function storeError(error: unknown): StoreError | MembershipError {
@@ -70,6 +74,7 @@ export function permanentError(error: unknown): MembershipError | undefined {
   if (
     PERMANENT_SQLSTATES.has(code) ||
     PERMANENT_TLS.has(code) ||
+    PERMANENT_ALERT.test(code) ||
     // A resolver that is down says EAI_AGAIN; this one answered that there is no such host.
     code === 'ENOTFOUND' ||
     /^(SASL|SCRAM|The server does not support SSL)/.test(message)

@@ -81,7 +81,7 @@ afterAll(async () => {
 
 test('the documentation has snippets, and says of each what it is', () => {
   expect(snippets.filter(({ language }) => language === 'ts').length).toBeGreaterThan(5)
-  const known = new Set(['ts', 'sql', 'sh', 'text', 'json', 'mermaid'])
+  const known = new Set(['ts', 'js', 'sql', 'sh', 'text', 'json', 'mermaid'])
   expect(snippets.filter(({ language }) => !known.has(language)).map(placeOf)).toEqual([])
 })
 
@@ -99,7 +99,7 @@ describe('TypeScript', () => {
   const programs = snippets.filter(({ language }) => language === 'ts')
 
   beforeAll(() => {
-    for (const name of ['.', 'pg', 'kysely', '@types/node', '@types/pg']) {
+    for (const name of ['.', 'pg', 'kysely', '@opentelemetry/api', '@types/node', '@types/pg']) {
       const link = join(project, 'node_modules', name === '.' ? 'pg-membership' : name)
       mkdirSync(dirname(link), { recursive: true })
       symlinkSync(name === '.' ? ROOT : join(ROOT, 'node_modules', name), link)

@@ -44,7 +44,7 @@ afterAll(() => {
 describe('the tarball', () => {
   test('has dist/, migrations/, docs/, examples/, README, LICENSE, CHANGELOG, and nothing else', () => {
     const expected =
-      /^(dist\/.+\.(d\.ts|js|js\.map)|migrations\/.+\.sql|docs\/.+\.(md|svg)|examples\/.+\.(md|ts)|(README|CHANGELOG)\.md|LICENSE|package\.json)$/
+      /^(dist\/.+\.(d\.ts|js|js\.map)|migrations\/.+\.sql|docs\/.+\.(md|svg|json|yaml)|examples\/.+\.(md|ts)|(README|CHANGELOG)\.md|LICENSE|package\.json)$/
     expect(files.filter((file) => !expected.test(file))).toEqual([])
     const top = new Set(files.map((file) => file.replace(/\/.*/, '')))
     expect([...top].sort()).toEqual(
@@ -109,6 +109,7 @@ describe('a consumer', () => {
     import { MembershipLostError, PostgresCluster, migrate, migrationSql } from 'pg-membership'
     import type { Cluster, Lease, Member } from 'pg-membership'
     import { MemoryCluster, MemoryWorld } from 'pg-membership/memory'
+    import { observe } from 'pg-membership/otel'
 
     export async function main(connection: string): Promise<Member | undefined> {
       const applied: string[] = await migrate({ connection })
@@ -118,6 +119,7 @@ describe('a consumer', () => {
       if (lease.signal.reason instanceof MembershipLostError) throw lease.signal.reason
       for await (const members of cluster.watchMembers({ signal: lease.signal })) return members[0]
       await using memory = new MemoryCluster({ name: 'm', world: new MemoryWorld() })
+      observe(memory)()
       return memory.snapshot?.get(membership.id)
     }
   `
@@ -129,7 +131,7 @@ describe('a consumer', () => {
     ['module NodeNext', { ...strict, ...node, module: 'NodeNext' }],
     ['moduleResolution Bundler', { ...strict, ...node, module: 'ESNext', moduleResolution: 'Bundler' }],
   ])('compiles with strict and skipLibCheck: false, under %s', async (name, compilerOptions) => {
-    const project = consumer(`types-${name.replace(/\W+/g, '-')}`, ['@types/node'])
+    const project = consumer(`types-${name.replace(/\W+/g, '-')}`, ['@types/node', '@opentelemetry/api'])
     writeFileSync(join(project, 'main.ts'), program)
     writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['main.ts'] }))
     await run(process.execPath, [TSC, '-p', project], project)

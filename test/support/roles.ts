@@ -1,4 +1,6 @@
 /** A schema whose owner is no superuser, and roles with the grants that the documentation says they need. */
+import { readdirSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import pg from 'pg'
 import { migrate } from 'pg-membership'
 import { afterAll } from 'vitest'
@@ -6,6 +8,12 @@ import { pgMembership } from './command-line.js'
 import { type AdminClient, adminClient, databaseUrl, newSchemaName, uniqueName } from './database.js'
 
 export type Role = 'owner' | 'member' | 'reader' | 'nobody'
+export type Kind = Exclude<Role, 'owner' | 'nobody'>
+
+/** The kinds of roles that the package has grants for: a new one is tried by the tests that name none. */
+export const KINDS = readdirSync(join(import.meta.dirname, '../../migrations/grants')).map((file) =>
+  basename(file, '.sql'),
+) as readonly Kind[]
 
 export interface Roles {
   readonly schema: string
@@ -20,12 +28,9 @@ const PASSWORD = 'p'
 /** All of it is dropped after the file. */
 export async function startRoles(): Promise<Roles> {
   const schema = newSchemaName()
-  const nameOf = {
-    owner: uniqueName('owner'),
-    member: uniqueName('member'),
-    reader: uniqueName('reader'),
-    nobody: uniqueName('nobody'),
-  }
+  const nameOf = Object.fromEntries(
+    ['owner', ...KINDS, 'nobody'].map((role) => [role, uniqueName(role)]),
+  ) as Record<Role, string>
   afterAll(async () => {
     await using admin = await adminClient()
     await admin.query(`drop schema if exists ${schema} cascade`)
@@ -47,7 +52,7 @@ export async function startRoles(): Promise<Roles> {
   await admin.query(await printed(schema, `owner=${nameOf.owner}`))
   await migrate({ connection: urlOf('owner'), schema })
   await using owner = await adminClient(urlOf('owner'))
-  await owner.query(await printed(schema, `member=${nameOf.member},reader=${nameOf.reader}`))
+  await owner.query(await printed(schema, KINDS.map((kind) => `${kind}=${nameOf[kind]}`).join()))
   return {
     schema,
     nameOf,

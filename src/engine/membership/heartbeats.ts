@@ -20,6 +20,8 @@ export interface HeartbeatsOptions {
   readonly timing: Pick<Timing, 'ttlMs' | 'heartbeatMs' | 'crashGraceMs'>
   readonly report: Report
   readonly memberships: () => Iterable<OwnMembership>
+  /** How many leases there are now. */
+  readonly leases: () => number
   readonly onAnswer: (answered: boolean) => void
   readonly onSweepOverdue: () => void
 }
@@ -78,7 +80,7 @@ export class Heartbeats {
   }
 
   async #beat(): Promise<number> {
-    const { store, reader, timing, report, memberships, onAnswer, onSweepOverdue } = this.#options
+    const { store, reader, timing, report, memberships, leases, onAnswer, onSweepOverdue } = this.#options
     const kept = [...memberships()].flatMap((membership) => {
       const { keptToken } = membership.state
       return keptToken === undefined ? [] : [{ membership, id: membership.id, token: keptToken }]
@@ -104,7 +106,11 @@ export class Heartbeats {
         membership.renewed(token, startedMs)
       }
     }
-    report.publish('heartbeat', { registrations: kept.length, durationMs: monotonicMs() - startedMs })
+    report.publish('heartbeat', {
+      registrations: kept.length,
+      leases: leases(),
+      durationMs: monotonicMs() - startedMs,
+    })
     reader.confirm(position, startedMs)
     if (sweepOverdue) onSweepOverdue()
     if (lockedIds.size > 0) this.#dueMs = Math.min(this.#dueMs, startedMs + timing.ttlMs / 20)

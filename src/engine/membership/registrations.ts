@@ -36,11 +36,17 @@ export class Registrations implements Host {
   readonly #unseen = new Set<OwnMembership>()
   readonly #writer: Writer
   readonly #heartbeats: Heartbeats
+  /** How many leases there are now. */
+  #leases = 0
   #closed = false
 
   constructor(options: RegistrationsOptions) {
     this.#options = options
-    this.#heartbeats = new Heartbeats({ ...options, memberships: () => this.#memberships.values() })
+    this.#heartbeats = new Heartbeats({
+      ...options,
+      memberships: () => this.#memberships.values(),
+      leases: () => this.#leases,
+    })
     this.#writer = new Writer({
       ...options,
       onRegistered: (startedMs) => this.#heartbeats.plan(startedMs),
@@ -91,7 +97,8 @@ export class Registrations implements Host {
     const { report } = this.#options
     const error = signal.reason as LeaseMessage['error']
     const lost = error instanceof MembershipLostError
-    report.publish('lease', { id, token, state, error })
+    this.#leases += state === 'granted' ? 1 : -1
+    report.publish('lease', { id, token, state, leases: this.#leases, error })
     report.log(
       lost ? 'warn' : 'info',
       { id, token, ...(error === undefined ? {} : { err: error }) },

@@ -140,12 +140,21 @@ function fieldsOfUrl(option: string, url: unknown, prepare: (url: string) => str
     throw new OptionError(`Option ${option} must be a PostgreSQL URL that is not empty`)
   }
   checkScheme(option, url)
-  const params = Object.entries(parse(prepare(url)))
+  const params = Object.entries(parsed(option, prepare(url)))
   const fields = Object.fromEntries(params.filter(([name, value]) => value !== '' && !NOT_IN_URL.has(name)))
   if (fields.replication) {
     throw new OptionError(`Option ${option}.replication must be left out: ${REFUSED.replication ?? ''}`)
   }
   return fields
+}
+
+function parsed(option: string, url: string): object {
+  try {
+    return parse(url)
+  } catch (error) {
+    // Of a file of a certificate that cannot be read, or a mode that needs one. The message has no password in it.
+    throw new OptionError(`Option ${option} cannot be used: ${(error as Error).message}`, { cause: error })
+  }
 }
 
 function checkScheme(option: string, url: string): void {

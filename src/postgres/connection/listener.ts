@@ -26,6 +26,8 @@ export interface ListenerOptions {
   readonly session: string
   /** Resolves with false if LISTEN cannot work here. */
   readonly allowed: () => Promise<boolean>
+  /** No connection for queries can be opened. `retry` is called when one is. */
+  readonly isAway: () => boolean
   /** Sends a notification through another connection. */
   readonly notify: (channel: string, payload: string) => Promise<unknown>
 }
@@ -272,13 +274,15 @@ export class Listener {
     this.#loop.wake()
   }
 
-  #failed(error: Error): undefined {
+  /** Returns how long to wait: if the database will refuse the next attempt as well, others have to reach it first. */
+  #failed(error: Error): number | undefined {
     const permanent = permanentError(error)
     void this.#dropEar(0)
     this.#setHearing(false)
     if (!this.#isClosed()) {
       for (const { onError } of this.#subscriptions.keys()) onError(permanent ?? error)
     }
+    return permanent !== undefined && this.#options.isAway() ? Infinity : undefined
   }
 
   async #dropEar(politelyMs: number): Promise<void> {

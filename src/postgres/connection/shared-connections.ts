@@ -88,6 +88,7 @@ export class SharedConnections {
         connection: listenConnection ?? connection,
         // If queries go through a pooler and there is no other address, LISTEN would be lost.
         allowed: async () => (await this.heartbeats.isDirect()) || listenConnection !== undefined,
+        isAway: () => this.heartbeats.isAway,
         // W is not opened only for this.
         notify: (channel, payload) =>
           (this.writes.isOpen ? this.writes : this.heartbeats).run('select pg_notify($1, $2)', [
