@@ -19,6 +19,7 @@ const REFUSED = '23000'
 const roles = {
   owner: uniqueName('owner'),
   member: uniqueName('member'),
+  operator: uniqueName('operator'),
   reader: uniqueName('reader'),
   nobody: uniqueName('nobody'),
 }
@@ -44,7 +45,7 @@ beforeAll(async () => {
     '--schema',
     schema,
     '--grants',
-    `member=${roles.member},reader=${roles.reader}`,
+    `member=${roles.member},operator=${roles.operator},reader=${roles.reader}`,
   ])
   await using owner = await as('owner')
   await owner.query(grants.stdout)
@@ -300,6 +301,9 @@ describe('promise 15: everybody else', () => {
         'sweep_as_owner',
         'sweep_idle',
         'fence',
+        'evict',
+        'drain',
+        'allow',
       ].sort(),
     )
   })

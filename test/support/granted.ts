@@ -7,7 +7,7 @@ import { type AdminClient, adminClient, databaseUrl, newSchemaName, uniqueName }
 
 const PASSWORD = 'p'
 
-export type Role = 'owner' | 'member' | 'reader'
+export type Role = 'owner' | 'member' | 'operator' | 'reader'
 
 export interface Granted {
   readonly schema: string
@@ -21,7 +21,12 @@ export interface Granted {
 /** Everything is dropped after the file. */
 export async function grantedSchema(): Promise<Granted> {
   const schema = newSchemaName()
-  const names = { owner: uniqueName('owner'), member: uniqueName('member'), reader: uniqueName('reader') }
+  const names = {
+    owner: uniqueName('owner'),
+    member: uniqueName('member'),
+    operator: uniqueName('operator'),
+    reader: uniqueName('reader'),
+  }
   const urlOf = (role: Role): string => {
     const url = new URL(databaseUrl())
     url.username = names[role]
@@ -44,7 +49,7 @@ export async function grantedSchema(): Promise<Granted> {
   await admin.query(await grants(`owner=${names.owner}`))
   await migrate({ connection: urlOf('owner'), schema })
   await using owner = await as('owner')
-  await owner.query(await grants(`member=${names.member},reader=${names.reader}`))
+  await owner.query(await grants(`member=${names.member},operator=${names.operator},reader=${names.reader}`))
   return { schema, names, urlOf, as }
 }
 
