@@ -81,7 +81,9 @@ declare
   page constant bigint := 2000;
   moment constant timestamptz := clock_timestamp();
   -- With months in it, an age can be a little less than nothing.
-  cutoff constant timestamptz := (select least(moment - r.age, moment) from retention r);
+  cutoff constant timestamptz := (
+    select least(moment - r.age, moment) from retention r where r.age is not null
+  );
   surplus constant bigint := (
     select c.revision - r.changes from clusters c, retention r where c.name = swept.cluster
   );

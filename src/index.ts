@@ -12,6 +12,7 @@ export type {
   Activity,
   DiagnosticsMessages,
   ErrorMessage,
+  EvictionMessage,
   HeartbeatMessage,
   LeaseMessage,
   SnapshotMessage,

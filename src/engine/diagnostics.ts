@@ -10,6 +10,7 @@ const channels: Readonly<Record<MessageName, diagnostics.Channel>> = {
   snapshot: diagnostics.channel('pg-membership:snapshot'),
   heartbeat: diagnostics.channel('pg-membership:heartbeat'),
   sweep: diagnostics.channel('pg-membership:sweep'),
+  eviction: diagnostics.channel('pg-membership:eviction'),
   lease: diagnostics.channel('pg-membership:lease'),
   status: diagnostics.channel('pg-membership:status'),
   error: diagnostics.channel('pg-membership:error'),

@@ -5,7 +5,7 @@ import { afterAll } from 'vitest'
 import { pgMembership } from './command-line.js'
 import { type AdminClient, adminClient, databaseUrl, newSchemaName, uniqueName } from './database.js'
 
-export type Role = 'owner' | 'member' | 'reader' | 'nobody'
+export type Role = 'owner' | 'member' | 'operator' | 'reader' | 'nobody'
 
 export interface Roles {
   readonly schema: string
@@ -23,6 +23,7 @@ export async function startRoles(): Promise<Roles> {
   const nameOf = {
     owner: uniqueName('owner'),
     member: uniqueName('member'),
+    operator: uniqueName('operator'),
     reader: uniqueName('reader'),
     nobody: uniqueName('nobody'),
   }
@@ -47,7 +48,9 @@ export async function startRoles(): Promise<Roles> {
   await admin.query(await printed(schema, `owner=${nameOf.owner}`))
   await migrate({ connection: urlOf('owner'), schema })
   await using owner = await adminClient(urlOf('owner'))
-  await owner.query(await printed(schema, `member=${nameOf.member},reader=${nameOf.reader}`))
+  await owner.query(
+    await printed(schema, `member=${nameOf.member},operator=${nameOf.operator},reader=${nameOf.reader}`),
+  )
   return {
     schema,
     nameOf,
