@@ -50,6 +50,7 @@ as $$ select 1, 1 $$;
 create domain :"schema".event_kind as text check (value in ('joined', 'updated', 'left'));
 create domain :"schema".event_reason as text check (
   value in ('registered', 'data', 'deregistered', 'expired', 'crashed', 'removed', 'superseded'));
+create domain :"schema".event_note as text check (length(value) between 1 and 1000);
 
 create table :"schema".clusters (
   name       text   primary key check (octet_length(convert_to(name, 'UTF8')) between 1 and 255),
@@ -79,16 +80,23 @@ create table :"schema".events (
   token         bigint      not null,
   registered_at timestamptz not null,
   data          bytea,
-  primary key (cluster, revision)
+  -- The role that logged in, not the one that owns a function, nor one that SET ROLE names.
+  by_role       text        not null default session_user,
+  note          :"schema".event_note
 );
 -- The column kind is last in this index, so that the few stays among many changes are found without a look at the
 -- table. The column revision is there because times can be equal, after the clock went back: the latest event
 -- still says what a member carried.
 create index events_of_member on :"schema".events (member, at, revision, kind);
 create index events_in_time on :"schema".events (cluster, at, kind);
+-- Made after the others: where indexes seem equally good, because the log is still empty, the planner takes the newest.
+alter table :"schema".events add primary key (cluster, revision);
 comment on table :"schema".events is 'One row per change. Readers refresh from it, and people audit it.';
 comment on column :"schema".events.at is 'Never before registered_at, and equal to it for joined.';
 comment on column :"schema".events.data is 'What the member carries from here on; null for left.';
+comment on column :"schema".events.by_role is
+  'The role that made the change, as it logged in. If a member was evicted or drained, the role that did so.';
+comment on column :"schema".events.note is 'Why the member was evicted or drained; null for every other change.';
 
 -- Raises the revision, and locks the cluster until the transaction ends. With token_floor it also reserves one
 -- token per change: the highest one is last_token of the returned row. At commit, announce() tells the readers.
@@ -173,6 +181,7 @@ create table :"schema".members (
   session       text,
   session_role  oid,
   suspected_at  timestamptz,
+  draining_since timestamptz,
   unique (id, token)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
 create unique index members_in_order on :"schema".members (cluster, token);
@@ -187,6 +196,8 @@ comment on column :"schema".members.session is 'application_name of its process;
 comment on column :"schema".members.session_role is
   'The role that the process connected as. The same name on a connection of another role does not count.';
 comment on column :"schema".members.suspected_at is 'When its process was found to have no connection; null when it has one.';
+comment on column :"schema".members.draining_since is
+  'When it was asked to leave: its heartbeats do not renew it any more. Null: it may stay.';
 
 -- Whether the arguments of a function name registrations: as many numbers as ids, no id twice, no null.
 -- A comparison with null is neither true nor false: a null as a floor once led to a token that was given twice.
@@ -272,7 +283,8 @@ begin
 end
 $$;
 
--- Numbers and logs rows that are deleted. The reason is always 'removed': remove_members() corrects it.
+-- Numbers and logs rows that are deleted. The reason is always 'removed': remove_members() corrects it. If the member
+-- was evicted or drained, the log says by which role, and the note, whichever statement deletes the row in the end.
 create function :"schema".members_deleted() returns trigger
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -292,10 +304,14 @@ begin
   for emptied in select d.cluster, count(*) as leavers from deleted d group by d.cluster order by d.cluster loop
     head := advance(emptied.cluster, emptied.leavers);
     moment := clock_timestamp();
-    insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
+    insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, by_role, note)
     select d.cluster, head.revision - emptied.leavers + row_number() over (order by d.token), head.stamp,
-      greatest(moment, d.registered_at), 'left', 'removed', d.id, d.token, d.registered_at
-    from deleted d where d.cluster = emptied.cluster;
+      greatest(moment, d.registered_at), 'left', 'removed', d.id, d.token, d.registered_at,
+      coalesce(v.by_role, session_user), v.note
+    from deleted d
+    -- For a member that may stay this compares with null, which costs no look at the index.
+    left join evictions v on v.cluster = d.cluster and v.member = case when d.draining_since is not null then d.id end
+    where d.cluster = emptied.cluster;
   end loop;
   return null;
 end
@@ -534,6 +550,8 @@ create constraint trigger clusters_announce after update of revision on :"schema
 -- attempted_at says when it began, by the clock of this server, never later than the truth; null: nobody
 -- knows. An attempt older than 10 seconds is refused. An id that has left since it began is left out.
 --
+-- An id that was evicted is not registered. Its token is null, and the row says by whom, why, and until when.
+--
 -- Each row has the position of the cluster at which it can be seen. previous_stamp is the stamp before it, and
 -- null unless the rows are all that has changed.
 create function :"schema".register(
@@ -541,7 +559,8 @@ create function :"schema".register(
   member_ttl interval, member_crash_grace interval, session_name text, client_pid integer,
   attempted_at timestamptz default null
 ) returns table (
-  id uuid, token bigint, registered_at timestamptz, revision bigint, stamp uuid, previous_stamp uuid
+  id uuid, token bigint, registered_at timestamptz, revision bigint, stamp uuid, previous_stamp uuid,
+  evicted_by text, note text, until timestamptz
 )
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -587,11 +606,16 @@ begin
     into joiners, highest_floor, new_ids, new_contents, is_watched
     from unnest(ids, contents, floors) wanted (id, data, floor)
     where not exists (select from members m where m.id = wanted.id)
-      -- An event later than now was written before the clock went back: it does not count.
+      and not exists (
+        select from evictions v
+        where v.cluster = cluster_name and v.member = wanted.id and coalesce(v.until > clock_timestamp(), true)
+      )
+      -- An event later than now was written before the clock went back: it does not count. The planner must not know that
+      -- there is an index of those who left: it could read all of it.
       and not exists (
         select from events e
         where e.member = wanted.id and (e.member, e.at) >= (wanted.id, attempted_at) and e.at <= clock_timestamp()
-          and e.kind = 'left' and e.reason <> 'superseded'
+          and e.kind || '' = 'left' and e.reason <> 'superseded'
       );
     exit when look = 2 or joiners = cardinality(ids);
     select array_agg(held.id) into held_ids
@@ -618,6 +642,12 @@ begin
       end if;
     end if;
     head := advance(cluster_name, joiners, highest_floor);
+    if exists (
+      select from evictions v
+      where v.cluster = cluster_name and v.member = any (new_ids) and coalesce(v.until > clock_timestamp(), true)
+    ) then
+      raise exception 'a member was evicted while it registered' using errcode = 'serialization_failure';
+    end if;
     if is_watched is null then
       begin
         perform watch(cluster_name); -- Nobody sweeps: silence is counted from now on.
@@ -656,9 +686,17 @@ begin
   end if;
   select * into head from clusters c where c.name = cluster_name;
   return query
-    select m.id, case when m.cluster = cluster_name then m.token end, m.registered_at, head.revision, head.stamp, null::uuid
+    select m.id, case when m.cluster = cluster_name then m.token end, m.registered_at, head.revision, head.stamp, null::uuid,
+      null::text, null::text, null::timestamptz
     from unnest(ids, floors) wanted (id, floor) join members m on m.id = wanted.id
-    where m.cluster <> cluster_name or (m.token > wanted.floor and m.heartbeat_at >= since);
+    where m.cluster <> cluster_name or (m.token > wanted.floor and m.heartbeat_at >= since)
+    union all
+    select v.member, null, null, head.revision, head.stamp, null, v.by_role, v.note, v.until
+    from unnest(ids, floors) wanted (id, floor)
+    join evictions v on v.cluster = cluster_name and v.member = wanted.id
+    where coalesce(v.until > clock_timestamp(), true) and not exists (
+      select from members m where m.id = wanted.id and (m.cluster <> cluster_name or m.token > wanted.floor)
+    );
 end
 $$;
 
@@ -748,7 +786,8 @@ $$;
 
 -- Deletes the rows of these registrations, except those that somebody else holds locked, and writes the reason
 -- into the log. The triggers always write 'removed', because no setting that others can change may influence
--- the reason. It is corrected while the cluster is still locked.
+-- the reason. It is corrected while the cluster is still locked. A member that was asked to leave (it has a note) was
+-- removed, whoever deletes its row.
 --
 -- One subtransaction locks and deletes. If a transaction locked a row and its subtransaction deleted it, the row
 -- would count as locked by several, and would be slow to read until it is vacuumed.
@@ -810,7 +849,7 @@ begin
   end;
   if removed <> '{}' then
     update events e set reason = why
-    where e.cluster = cluster_name and e.revision > since and e.reason = 'removed'
+    where e.cluster = cluster_name and e.revision > since and e.reason = 'removed' and e.note is null
       and e.member = any (removed) and e.token = any (tokens);
   end if;
 end
@@ -881,6 +920,130 @@ begin
 end
 $$;
 
+-- evicting ----------------------------------------------------------------------------------------
+
+-- Evicting: how an operator removes a member, and keeps it away.
+--
+-- evict() removes it at once. drain() asks it to leave: from then on its heartbeats are answered as if it had been
+-- removed, so its process ends the lease first and the row then. A process that does not hear of it is silent for the
+-- server: its row goes after its ttl. In both cases the log says 'removed', by which role, and the note.
+--
+-- An eviction is of one id. register() refuses that id until the eviction ends or is taken back by allow(). A process
+-- that is started again has new ids, and may register.
+
+create table :"schema".evictions (
+  cluster text        not null,
+  member  uuid        not null,
+  token   bigint,
+  at      timestamptz not null default clock_timestamp(),
+  by_role text        not null default session_user,
+  note    :"schema".event_note not null,
+  until   timestamptz,
+  primary key (cluster, member)
+);
+comment on table :"schema".evictions is
+  'Who was evicted or drained, and may not register. The last eviction of each member; allow() deletes it.';
+comment on column :"schema".evictions.token is 'The registration that was there; null: none was.';
+comment on column :"schema".evictions.by_role is 'The role that evicted: it had logged in as this.';
+comment on column :"schema".evictions.until is 'When the member may register again; null: when it is allowed to.';
+
+-- Notes the eviction, and marks the row of the member, if it has one. Returns its token.
+--
+-- Attempts to register lock the cluster, and then look for evictions. This locks the cluster, too, and writes its row:
+-- so an attempt that is under way is either over, and its row is found here, or it will find the eviction. Even one
+-- with an older snapshot (REPEATABLE READ) fails then.
+create function :"schema".note_eviction(cluster_name text, member_id uuid, why text, stay_away interval) returns bigint
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+declare
+  registration bigint;
+begin
+  if coalesce(length(why), 0) not between 1 and 1000 then
+    raise exception 'the note must have 1 to 1000 characters'
+      using errcode = 'invalid_parameter_value', hint = 'It tells others why the member was removed.';
+  end if;
+  if stay_away <= interval '0' then
+    raise exception 'stay_away must be more than 0, not %', stay_away
+      using errcode = 'invalid_parameter_value', hint = 'With null the member stays away until it is allowed again.';
+  end if;
+  perform from members m where m.id = member_id and m.cluster = cluster_name for no key update;
+  update clusters c set stamp = c.stamp where c.name = cluster_name;
+  if not found then
+    raise exception 'there is no cluster %', cluster_name using errcode = 'no_data_found';
+  end if;
+  update members m set draining_since = coalesce(m.draining_since, clock_timestamp())
+  where m.id = member_id and m.cluster = cluster_name
+  returning m.token into registration;
+  if not found and not exists (select from events e where e.member = member_id and e.cluster = cluster_name) then
+    raise exception 'member % was never in cluster %', member_id, cluster_name using errcode = 'no_data_found';
+  end if;
+  insert into evictions (cluster, member, token, note, until)
+  values (cluster_name, member_id, registration, why, clock_timestamp() + stay_away)
+  on conflict (cluster, member) do update
+  set token = excluded.token, at = excluded.at, by_role = excluded.by_role, note = excluded.note,
+    until = excluded.until;
+  return registration;
+end
+$$;
+
+-- Removes a member at once, and keeps it away for this long; null: until it is allowed again. Also if it is not
+-- registered at this moment. Returns the token of the registration that was removed; null: there was none.
+--
+-- It waits for a transaction that holds the member's row (a fence), but only 5 seconds. What the application has
+-- attached to members may refuse. In both cases nothing has happened, and the error says why.
+create function :"schema".evict(cluster_name text, member_id uuid, note text, stay_away interval default null)
+returns bigint
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+set lock_timeout = '5s'
+as $$
+declare
+  registration bigint;
+begin
+  -- Before the cluster is locked: nobody else in it has to wait.
+  begin
+    perform from members m where m.id = member_id and m.cluster = cluster_name for update;
+  exception when lock_not_available then
+    raise exception 'a transaction holds the row of member %', member_id using errcode = 'lock_not_available',
+      hint = 'It may be a fence. Try again when that transaction has ended, or call drain(), which waits for no fence.';
+  end;
+  registration := note_eviction(cluster_name, member_id, note, stay_away);
+  delete from members m where m.id = member_id and m.cluster = cluster_name;
+  return registration;
+end
+$$;
+
+-- Asks a member to leave, and keeps it away like evict(). Its process hears of it with its next heartbeat. Fences go on
+-- until the row is gone. Returns the token of the registration that is to end; null: there is none.
+create function :"schema".drain(cluster_name text, member_id uuid, note text, stay_away interval default null)
+returns bigint
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+set lock_timeout = '5s'
+as $$
+begin
+  return note_eviction(cluster_name, member_id, note, stay_away);
+end
+$$;
+
+-- Takes back what evict() or drain() said. Returns false if there was nothing to take back. A process that was kept
+-- away registers again within a heartbeat; one that was asked to leave and has not heard of it stays.
+create function :"schema".allow(cluster_name text, member_id uuid) returns boolean
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '5s'
+as $$
+begin
+  update members m set draining_since = null
+  where m.id = member_id and m.cluster = cluster_name and m.draining_since is not null;
+  delete from evictions v where v.cluster = cluster_name and v.member = member_id;
+  return found;
+end
+$$;
+
 -- heartbeats --------------------------------------------------------------------------------------
 
 -- Heartbeats: how a process says that it is alive.
@@ -902,7 +1065,8 @@ create unlogged table :"schema".held_heartbeats (
 -- the server harms nobody.
 --
 -- locked names those whose rows somebody holds. They are renewed, unless they were about to be removed. missing
--- names those that have ended, and reasons says why. revision and stamp are what a reader compares its own with.
+-- names those that have ended, and reasons says why. One that was asked to leave (drain()) counts as removed: it is not
+-- renewed, and its process ends it. revision and stamp are what a reader compares its own with.
 create function :"schema".heartbeat(
   cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer,
   out revision bigint, out stamp uuid, out sweep_overdue boolean,
@@ -935,7 +1099,7 @@ begin
     where m.ctid = any (array(
       select mine.ctid
       from unnest(ids, tokens) held (id, token) join members mine on mine.id = held.id and mine.token = held.token
-      where mine.cluster is not distinct from cluster_name
+      where mine.cluster is not distinct from cluster_name and mine.draining_since is null
       for no key update of mine skip locked
     ));
     get diagnostics renewed = row_count;
@@ -954,9 +1118,11 @@ begin
     into locked, missing, reasons
     from unnest(ids, tokens) held (id, token)
     left join members m on m.id = held.id and m.token = held.token and m.cluster = cluster_name
+      and m.draining_since is null
     left join lateral (
       select e.reason from events e
-      where e.member = held.id and e.token = held.token and e.kind = 'left' and e.cluster = cluster_name
+      where e.member = held.id and (e.member, e.at) >= (held.id, '-infinity') and e.token = held.token
+        and e.kind || '' = 'left' and e.cluster || '' = cluster_name
       order by e.at desc limit 1
     ) e on m.id is null
     where m.id is null or m.heartbeat_at < moment;
@@ -1074,13 +1240,19 @@ create unlogged table :"schema".sweeps (
   turn              timestamptz not null,
   pace              interval    not null,
   server_started_at timestamptz not null,
-  outage_at         timestamptz
+  outage_at         timestamptz,
+  trim_at           timestamptz,
+  trimmed_to        bigint      not null default 0
 );
 comment on column :"schema".sweeps.resumed_at is
   'Since when sweeping has gone on without a break. Silence before it does not count.';
 comment on column :"schema".sweeps.turn is 'The last turn handed out to a sweeper.';
 comment on column :"schema".sweeps.outage_at is
   'When most sessions were last found missing together. A member that was not heard of since then is left to its ttl.';
+
+comment on column :"schema".sweeps.trim_at is
+  'When a sweep next looks for events that the retention does not keep; null: there is no retention.';
+comment on column :"schema".sweeps.trimmed_to is 'The revision up to which sweeps have trimmed the log.';
 
 -- Takes the watch over a cluster, and notes whether sweeping has gone on or resumes now. It waits for nobody:
 -- null when somebody else has the watch at this moment, or there is no such cluster.
@@ -1118,8 +1290,9 @@ begin
     returning * into swept;
   elsif not exists (select from sweeps s where s.cluster = cluster_name) then
     -- Looked for first, because an insert of the same row by two transactions makes one wait for the other.
-    insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
-    select c.name, moment, moment, moment, least(interval '500 ms', shortest_ttl / 10), pg_postmaster_start_time()
+    insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at, trim_at)
+    select c.name, moment, moment, moment, least(interval '500 ms', shortest_ttl / 10), pg_postmaster_start_time(),
+      (select moment from retention)
     from clusters c where c.name = cluster_name
     on conflict do nothing
     returning * into swept;
@@ -1223,6 +1396,10 @@ begin
     removed := removed + cardinality(outcome.removed);
     obstacles := obstacles || outcome.obstacles;
   end loop;
+  -- Not while this transaction keeps others from changing the cluster.
+  if removed = 0 and swept.trim_at <= moment then
+    perform keep_retention(swept);
+  end if;
 
   if follow_up <= swept.pace then
     wait_ms := ceil(1000 * extract(epoch from follow_up));
@@ -1255,10 +1432,10 @@ end
 $$;
 
 -- The short path of sweep(), for many clusters in one call. It answers only for clusters in which there is nothing to
--- do: sweeping goes on without a break, and nobody is gone, suspected or to be suspected. For these it takes the
--- watch and the turn, and tells the wait in milliseconds. It also answers where somebody else has the watch at
--- this moment. It changes nothing in the other clusters and leaves them out: sweep() is for them. It removes
--- nobody, and waits for no row.
+-- do: sweeping goes on without a break, nobody is gone, suspected or to be suspected, and the log need not be trimmed.
+-- For these it takes the watch and the turn, and tells the wait in milliseconds. It also answers where somebody else
+-- has the watch at this moment. It changes nothing in the other clusters and leaves them out: sweep() is for them. It
+-- removes nobody, and waits for no row.
 create function :"schema".sweep_idle(cluster_names text[]) returns table (cluster text, wait_ms integer)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -1314,6 +1491,7 @@ begin
       where not m.busy and moment between w.swept_at and w.swept_at + m.shortest_ttl / 3
         and moment <= transaction_timestamp() + m.shortest_ttl / 3
         and w.server_started_at = pg_postmaster_start_time() and coalesce(w.outage_at <= moment, true)
+        and coalesce(w.trim_at > moment, true)
         and not exists (select from held_heartbeats h where h.cluster = w.cluster)
     ), swept as (
       update sweeps s set
@@ -1332,6 +1510,138 @@ begin
     -- Somebody else has the watch at this moment: wait half a second.
     select s.cluster, 500 from sweeps s
     where s.cluster = any (cluster_names) and s.cluster not in (select w.cluster from watched w);
+end
+$$;
+
+-- retention ---------------------------------------------------------------------------------------
+
+-- Retention: how much of the log is kept.
+--
+-- Trimming changes no answer about the time that is kept: of each registration it keeps the event that says what the
+-- member carried when that time begins. A reader whose events were trimmed reads all members instead, and a change
+-- feed whose position was trimmed is told so. The present is never trimmed.
+--
+-- The owner trims by hand, with trim_events(), or sets a retention, which sweeps keep bit by bit.
+
+-- One row: the retention of all clusters of this schema. No row: nothing is trimmed but by hand.
+create table :"schema".retention (
+  one     boolean primary key default true check (one),
+  age     interval,
+  changes bigint
+);
+comment on column :"schema".retention.age is 'Older events may be trimmed; null: their age does not matter.';
+comment on column :"schema".retention.changes is
+  'All but this many of the newest changes of each cluster may be trimmed; null: their number does not matter.';
+
+-- Deletes events that are older than older_than, except those that say what a member carried at that time. Returns how
+-- many it deleted.
+create function :"schema".trim_events(older_than interval) returns bigint
+language plpgsql
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+as $$
+declare
+  moment constant timestamptz := clock_timestamp();
+  cutoff constant timestamptz := moment - older_than;
+  trimmed bigint;
+begin
+  if coalesce(cutoff > moment, true) then
+    raise exception 'older_than must not be negative or null' using errcode = 'invalid_parameter_value',
+      hint = 'Say how much of the past to keep, for example trim_events(''90 days'').';
+  end if;
+  delete from events e
+  where e.at < cutoff and (e.kind = 'left' or exists (
+    select from events later
+    where later.member = e.member and later.at >= e.at and later.at < cutoff
+      and later.token = e.token and later.cluster = e.cluster and later.revision > e.revision
+  ));
+  get diagnostics trimmed = row_count;
+  return trimmed;
+end
+$$;
+
+-- Sets the retention of this schema: how old an event may get, and how many changes of each cluster are kept. null: no
+-- bound; two nulls: no retention. Sweeps begin to keep it immediately.
+create function :"schema".set_retention(age interval, changes bigint) returns void
+language plpgsql
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+set lock_timeout = '5s'
+as $$
+declare
+  moment constant timestamptz := clock_timestamp();
+begin
+  if age <= interval '0' or moment - age > moment or changes <= 0 then
+    raise exception 'age and changes must be more than 0' using errcode = 'invalid_parameter_value',
+      hint = 'For example set_retention(''90 days'', null). With null there is no bound.';
+  end if;
+  delete from retention;
+  if age is not null or changes is not null then
+    insert into retention (age, changes) values (set_retention.age, set_retention.changes);
+  end if;
+  update sweeps s set trim_at = (select moment from retention);
+end
+$$;
+
+-- Trims the log of a cluster as far as the retention says: up to 2000 changes at each sweep, and when there are no more,
+-- it looks again after a minute. It waits for nobody, and nobody who writes waits for it: only the owner changes old
+-- events, and what he has locked is left to him.
+--
+-- It goes through the log once, in the order of revisions. An event ends the need for those before it that are of the
+-- same registration, and a 'left' event also for itself.
+create function :"schema".keep_retention(swept :"schema".sweeps) returns void
+language plpgsql
+set search_path = :"schema", pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  page constant bigint := 2000;
+  moment constant timestamptz := clock_timestamp();
+  -- With months in it, an age can be a little less than nothing.
+  cutoff constant timestamptz := (
+    select least(moment - r.age, moment) from retention r where r.age is not null
+  );
+  surplus constant bigint := (
+    select c.revision - r.changes from clusters c, retention r where c.name = swept.cluster
+  );
+  looked_at bigint;
+  last bigint;
+  first_kept bigint;
+begin
+  select count(*), max(e.revision), min(e.revision) filter (
+    where not coalesce(e.at < cutoff, false) and not coalesce(e.revision <= surplus, false)
+  )
+  into looked_at, last, first_kept
+  from (
+    select e.revision, e.at from events e
+    where e.cluster = swept.cluster and e.revision > swept.trimmed_to
+    order by e.revision limit page
+  ) e;
+  last := coalesce(first_kept - 1, last, swept.trimmed_to);
+  delete from events e where e.ctid = any (array(
+    select old.ctid
+    from (
+      select distinct on (e.member, e.token) e.member, e.token, e.at, e.revision, e.kind
+      from events e
+      where e.cluster = swept.cluster and e.revision > swept.trimmed_to and e.revision <= last
+      order by e.member, e.token, e.revision desc
+    ) newest
+    -- By the index of a member's events: schema.sql says why it is written like this.
+    join events old on old.member = newest.member and (old.member, old.at) <= (newest.member, newest.at)
+      and old.token = newest.token and old.cluster || '' = swept.cluster
+      and (old.revision < newest.revision or newest.kind = 'left' and old.revision = newest.revision)
+    for update of old skip locked
+  ));
+  update sweeps s set
+    trimmed_to = last,
+    trim_at = case when looked_at = page and first_kept is null then moment else moment + interval '1 minute' end
+  where s.cluster = swept.cluster;
 end
 $$;
 
@@ -1402,7 +1712,7 @@ $$;
 -- Who is a member now, and how old its last heartbeat is.
 create view :"schema".members_now as
 select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registered_at, m.heartbeat_at,
-  clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session
+  clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session, m.draining_since
 from :"schema".members m;
 
 -- What a registration carried at a time, for the view. The functions below have the same query written out,
@@ -1424,21 +1734,22 @@ end
 $$;
 
 -- Every stay of every member: from when to when, for how long, why it ended, and what the member carried last. While
--- a stay lasts, its left_at and reason are null. For the newest stays of a cluster use stays_between(): the planner
--- cannot read a union in the order of an index.
+-- a stay lasts, left_at, reason, by_role and note are null: these say how it ended. For the newest stays of a cluster use
+-- stays_between(): the planner cannot read a union in the order of an index.
 create view :"schema".stays as
 select e.cluster, e.member, e.token, e.registered_at as joined_at, e.at as left_at,
   e.at - e.registered_at as stayed, e.reason,
-  :"schema".data_at(e.cluster, e.member, e.token, e.at) as data
+  :"schema".data_at(e.cluster, e.member, e.token, e.at) as data, e.by_role, e.note::text
 from :"schema".events e where e.kind = 'left'
 union all
 select m.cluster, m.id, m.token, m.registered_at, null, clock_timestamp() - m.registered_at, null,
-  :"schema".readable(m.data)
+  :"schema".readable(m.data), null, null
 from :"schema".members m;
 
 -- Every change, with readable data.
 create view :"schema".changes as
-select e.cluster, e.revision, e.at, e.kind, e.reason, e.member, e.token, :"schema".readable(e.data) as data
+select e.cluster, e.revision, e.at, e.kind, e.reason, e.member, e.token, :"schema".readable(e.data) as data,
+  e.by_role, e.note::text
 from :"schema".events e;
 
 -- A 'left' event holds both ends of a stay. Stays are indexed by classes of their length. A stay that was going on
@@ -1474,7 +1785,8 @@ $$;
 create function :"schema".stays_between(
   cluster_name text, since timestamptz default '-infinity', until timestamptz default 'infinity', newest bigint default null
 ) returns table (
-  member uuid, token bigint, joined_at timestamptz, left_at timestamptz, stayed interval, reason text, data text
+  member uuid, token bigint, joined_at timestamptz, left_at timestamptz, stayed interval, reason text, data text,
+  by_role text, note text
 )
 language sql stable
 set search_path = :"schema", pg_temp
@@ -1490,15 +1802,17 @@ as $$
       where c.member = stay.member and c.at <= stay.left_at and c.token = stay.token
         and c.cluster = cluster_name and c.kind <> 'left'
       order by c.at desc, c.revision desc limit 1
-    )))
+    ))),
+    stay.by_role, stay.note
   from (
-    select m.id as member, m.token, m.registered_at as joined_at, null::timestamptz as left_at, null as reason, m.data
+    select m.id as member, m.token, m.registered_at as joined_at, null::timestamptz as left_at, null as reason, m.data,
+      null as by_role, null as note
     from members m where m.cluster = cluster_name and m.registered_at <= until
     union all
-    select e.member, e.token, e.registered_at, e.at, e.reason, null from stays_at(cluster_name, until) e
+    select e.member, e.token, e.registered_at, e.at, e.reason, null, e.by_role, e.note from stays_at(cluster_name, until) e
     union all
     (
-      select e.member, e.token, e.registered_at, e.at, e.reason, null from events e
+      select e.member, e.token, e.registered_at, e.at, e.reason, null, e.by_role, e.note from events e
       where e.cluster = cluster_name and e.kind = 'left' and e.at between since and until
       order by e.at desc, e.token desc limit newest
     )
@@ -1535,28 +1849,7 @@ $$;
 
 -- Upkeep: what the owner of the schema does now and then. No other role is granted these functions.
 --
--- Trimming changes no answer about the time that is kept, and a reader whose events were trimmed reads everything
--- instead. A cluster is forgotten only when it has no members.
-
--- Keeps the log bounded. It deletes events that are older than older_than, except those that say what a member
--- carried at that time: so each question about the time since then is answered as before. Returns how many it deleted.
-create function :"schema".trim_events(older_than interval) returns bigint
-language sql
-set search_path = :"schema", pg_temp
-as $$
-  with cutoff as materialized (
-    select clock_timestamp() - older_than as at
-  ), trimmed as (
-    delete from events e using cutoff
-    where e.at < cutoff.at and (e.kind = 'left' or exists (
-      select from events later
-      where later.member = e.member and later.at >= e.at and later.at < cutoff.at
-        and later.token = e.token and later.cluster = e.cluster and later.revision > e.revision
-    ))
-    returning 1
-  )
-  select count(*) from trimmed
-$$;
+-- A cluster is forgotten only when it has no members.
 
 -- Gives the announcements of a cluster a new name and key. A former member, or somebody who has seen the name of
 -- the channel, hears nothing from here on. Members ask for the new ones when they find that they missed something.
@@ -1584,6 +1877,7 @@ begin
   delete from held_heartbeats h where h.cluster = cluster_name;
   delete from sweeps s where s.cluster = cluster_name;
   delete from members_channels c where c.cluster = cluster_name;
+  delete from evictions v where v.cluster = cluster_name;
   delete from events e where e.cluster = cluster_name;
   delete from clusters c where c.name = cluster_name;
 end
@@ -1600,8 +1894,10 @@ create policy by_grants_alone on :"schema".members using (true) with check (true
 create policy by_grants_alone on :"schema".events using (true) with check (true);
 create policy by_grants_alone on :"schema".sweeps using (true) with check (true);
 create policy by_grants_alone on :"schema".held_heartbeats using (true) with check (true);
+create policy by_grants_alone on :"schema".evictions using (true) with check (true);
+create policy by_grants_alone on :"schema".retention using (true) with check (true);
 create policy by_grants_alone on :"schema".members_channels using (true) with check (true);
 
 -- PostgreSQL lets everybody execute a new function. What roles of applications need is granted by
--- grants/reader.sql and grants/member.sql.
+-- grants/reader.sql, grants/member.sql and grants/operator.sql.
 revoke all on all functions in schema :"schema" from public;

@@ -7,8 +7,10 @@ create policy by_grants_alone on :"schema".members using (true) with check (true
 create policy by_grants_alone on :"schema".events using (true) with check (true);
 create policy by_grants_alone on :"schema".sweeps using (true) with check (true);
 create policy by_grants_alone on :"schema".held_heartbeats using (true) with check (true);
+create policy by_grants_alone on :"schema".evictions using (true) with check (true);
+create policy by_grants_alone on :"schema".retention using (true) with check (true);
 create policy by_grants_alone on :"schema".members_channels using (true) with check (true);
 
 -- PostgreSQL lets everybody execute a new function. What roles of applications need is granted by
--- grants/reader.sql and grants/member.sql.
+-- grants/reader.sql, grants/member.sql and grants/operator.sql.
 revoke all on all functions in schema :"schema" from public;

@@ -26,7 +26,7 @@ $$;
 -- Who is a member now, and how old its last heartbeat is.
 create view :"schema".members_now as
 select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registered_at, m.heartbeat_at,
-  clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session
+  clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session, m.draining_since
 from :"schema".members m;
 
 -- What a registration carried at a time, for the view. The functions below have the same query written out,
@@ -48,21 +48,22 @@ end
 $$;
 
 -- Every stay of every member: from when to when, for how long, why it ended, and what the member carried last. While
--- a stay lasts, its left_at and reason are null. For the newest stays of a cluster use stays_between(): the planner
--- cannot read a union in the order of an index.
+-- a stay lasts, left_at, reason, by_role and note are null: these say how it ended. For the newest stays of a cluster use
+-- stays_between(): the planner cannot read a union in the order of an index.
 create view :"schema".stays as
 select e.cluster, e.member, e.token, e.registered_at as joined_at, e.at as left_at,
   e.at - e.registered_at as stayed, e.reason,
-  :"schema".data_at(e.cluster, e.member, e.token, e.at) as data
+  :"schema".data_at(e.cluster, e.member, e.token, e.at) as data, e.by_role, e.note::text
 from :"schema".events e where e.kind = 'left'
 union all
 select m.cluster, m.id, m.token, m.registered_at, null, clock_timestamp() - m.registered_at, null,
-  :"schema".readable(m.data)
+  :"schema".readable(m.data), null, null
 from :"schema".members m;
 
 -- Every change, with readable data.
 create view :"schema".changes as
-select e.cluster, e.revision, e.at, e.kind, e.reason, e.member, e.token, :"schema".readable(e.data) as data
+select e.cluster, e.revision, e.at, e.kind, e.reason, e.member, e.token, :"schema".readable(e.data) as data,
+  e.by_role, e.note::text
 from :"schema".events e;
 
 -- A 'left' event holds both ends of a stay. Stays are indexed by classes of their length. A stay that was going on
@@ -98,7 +99,8 @@ $$;
 create function :"schema".stays_between(
   cluster_name text, since timestamptz default '-infinity', until timestamptz default 'infinity', newest bigint default null
 ) returns table (
-  member uuid, token bigint, joined_at timestamptz, left_at timestamptz, stayed interval, reason text, data text
+  member uuid, token bigint, joined_at timestamptz, left_at timestamptz, stayed interval, reason text, data text,
+  by_role text, note text
 )
 language sql stable
 set search_path = :"schema", pg_temp
@@ -114,15 +116,17 @@ as $$
       where c.member = stay.member and c.at <= stay.left_at and c.token = stay.token
         and c.cluster = cluster_name and c.kind <> 'left'
       order by c.at desc, c.revision desc limit 1
-    )))
+    ))),
+    stay.by_role, stay.note
   from (
-    select m.id as member, m.token, m.registered_at as joined_at, null::timestamptz as left_at, null as reason, m.data
+    select m.id as member, m.token, m.registered_at as joined_at, null::timestamptz as left_at, null as reason, m.data,
+      null as by_role, null as note
     from members m where m.cluster = cluster_name and m.registered_at <= until
     union all
-    select e.member, e.token, e.registered_at, e.at, e.reason, null from stays_at(cluster_name, until) e
+    select e.member, e.token, e.registered_at, e.at, e.reason, null, e.by_role, e.note from stays_at(cluster_name, until) e
     union all
     (
-      select e.member, e.token, e.registered_at, e.at, e.reason, null from events e
+      select e.member, e.token, e.registered_at, e.at, e.reason, null, e.by_role, e.note from events e
       where e.cluster = cluster_name and e.kind = 'left' and e.at between since and until
       order by e.at desc, e.token desc limit newest
     )

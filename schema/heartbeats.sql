@@ -17,7 +17,8 @@ create unlogged table :"schema".held_heartbeats (
 -- the server harms nobody.
 --
 -- locked names those whose rows somebody holds. They are renewed, unless they were about to be removed. missing
--- names those that have ended, and reasons says why. revision and stamp are what a reader compares its own with.
+-- names those that have ended, and reasons says why. One that was asked to leave (drain()) counts as removed: it is not
+-- renewed, and its process ends it. revision and stamp are what a reader compares its own with.
 create function :"schema".heartbeat(
   cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer,
   out revision bigint, out stamp uuid, out sweep_overdue boolean,
@@ -44,7 +45,7 @@ begin
     where m.ctid = any (array(
       select mine.ctid
       from unnest(ids, tokens) held (id, token) join members mine on mine.id = held.id and mine.token = held.token
-      where mine.cluster is not distinct from cluster_name
+      where mine.cluster is not distinct from cluster_name and mine.draining_since is null
       for no key update of mine skip locked
     ));
     get diagnostics renewed = row_count;
@@ -63,9 +64,11 @@ begin
     into locked, missing, reasons
     from unnest(ids, tokens) held (id, token)
     left join members m on m.id = held.id and m.token = held.token and m.cluster = cluster_name
+      and m.draining_since is null
     left join lateral (
       select e.reason from events e
-      where e.member = held.id and e.token = held.token and e.kind = 'left' and e.cluster = cluster_name
+      where e.member = held.id and (e.member, e.at) >= (held.id, '-infinity') and e.token = held.token
+        and e.kind || '' = 'left' and e.cluster || '' = cluster_name
       order by e.at desc limit 1
     ) e on m.id is null
     where m.id is null or m.heartbeat_at < moment;

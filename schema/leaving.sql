@@ -6,7 +6,8 @@
 
 -- Deletes the rows of these registrations, except those that somebody else holds locked, and writes the reason
 -- into the log. The triggers always write 'removed', because no setting that others can change may influence
--- the reason. It is corrected while the cluster is still locked.
+-- the reason. It is corrected while the cluster is still locked. A member that was asked to leave (it has a note) was
+-- removed, whoever deletes its row.
 --
 -- One subtransaction locks and deletes. If a transaction locked a row and its subtransaction deleted it, the row
 -- would count as locked by several, and would be slow to read until it is vacuumed.
@@ -68,7 +69,7 @@ begin
   end;
   if removed <> '{}' then
     update events e set reason = why
-    where e.cluster = cluster_name and e.revision > since and e.reason = 'removed'
+    where e.cluster = cluster_name and e.revision > since and e.reason = 'removed' and e.note is null
       and e.member = any (removed) and e.token = any (tokens);
   end if;
 end

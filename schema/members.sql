@@ -29,6 +29,7 @@ create table :"schema".members (
   session       text,
   session_role  oid,
   suspected_at  timestamptz,
+  draining_since timestamptz,
   unique (id, token)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
 create unique index members_in_order on :"schema".members (cluster, token);
@@ -43,6 +44,8 @@ comment on column :"schema".members.session is 'application_name of its process;
 comment on column :"schema".members.session_role is
   'The role that the process connected as. The same name on a connection of another role does not count.';
 comment on column :"schema".members.suspected_at is 'When its process was found to have no connection; null when it has one.';
+comment on column :"schema".members.draining_since is
+  'When it was asked to leave: its heartbeats do not renew it any more. Null: it may stay.';
 
 -- Whether the arguments of a function name registrations: as many numbers as ids, no id twice, no null.
 -- A comparison with null is neither true nor false: a null as a floor once led to a token that was given twice.
@@ -122,7 +125,8 @@ begin
 end
 $$;
 
--- Numbers and logs rows that are deleted. The reason is always 'removed': remove_members() corrects it.
+-- Numbers and logs rows that are deleted. The reason is always 'removed': remove_members() corrects it. If the member
+-- was evicted or drained, the log says by which role, and the note, whichever statement deletes the row in the end.
 create function :"schema".members_deleted() returns trigger
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -136,10 +140,14 @@ begin
   for emptied in select d.cluster, count(*) as leavers from deleted d group by d.cluster order by d.cluster loop
     head := advance(emptied.cluster, emptied.leavers);
     moment := clock_timestamp();
-    insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
+    insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, by_role, note)
     select d.cluster, head.revision - emptied.leavers + row_number() over (order by d.token), head.stamp,
-      greatest(moment, d.registered_at), 'left', 'removed', d.id, d.token, d.registered_at
-    from deleted d where d.cluster = emptied.cluster;
+      greatest(moment, d.registered_at), 'left', 'removed', d.id, d.token, d.registered_at,
+      coalesce(v.by_role, session_user), v.note
+    from deleted d
+    -- For a member that may stay this compares with null, which costs no look at the index.
+    left join evictions v on v.cluster = d.cluster and v.member = case when d.draining_since is not null then d.id end
+    where d.cluster = emptied.cluster;
   end loop;
   return null;
 end

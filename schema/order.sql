@@ -11,6 +11,7 @@
 create domain :"schema".event_kind as text check (value in ('joined', 'updated', 'left'));
 create domain :"schema".event_reason as text check (
   value in ('registered', 'data', 'deregistered', 'expired', 'crashed', 'removed', 'superseded'));
+create domain :"schema".event_note as text check (length(value) between 1 and 1000);
 
 create table :"schema".clusters (
   name       text   primary key check (octet_length(convert_to(name, 'UTF8')) between 1 and 255),
@@ -40,16 +41,23 @@ create table :"schema".events (
   token         bigint      not null,
   registered_at timestamptz not null,
   data          bytea,
-  primary key (cluster, revision)
+  -- The role that logged in, not the one that owns a function, nor one that SET ROLE names.
+  by_role       text        not null default session_user,
+  note          :"schema".event_note
 );
 -- The column kind is last in this index, so that the few stays among many changes are found without a look at the
 -- table. The column revision is there because times can be equal, after the clock went back: the latest event
 -- still says what a member carried.
 create index events_of_member on :"schema".events (member, at, revision, kind);
 create index events_in_time on :"schema".events (cluster, at, kind);
+-- Made after the others: where indexes seem equally good, because the log is still empty, the planner takes the newest.
+alter table :"schema".events add primary key (cluster, revision);
 comment on table :"schema".events is 'One row per change. Readers refresh from it, and people audit it.';
 comment on column :"schema".events.at is 'Never before registered_at, and equal to it for joined.';
 comment on column :"schema".events.data is 'What the member carries from here on; null for left.';
+comment on column :"schema".events.by_role is
+  'The role that made the change, as it logged in. If a member was evicted or drained, the role that did so.';
+comment on column :"schema".events.note is 'Why the member was evicted or drained; null for every other change.';
 
 -- Raises the revision, and locks the cluster until the transaction ends. With token_floor it also reserves one
 -- token per change: the highest one is last_token of the returned row. At commit, announce() tells the readers.
@@ -107,6 +115,7 @@ drop function :"schema".advance(text, bigint, bigint);
 drop table :"schema".events;
 drop table :"schema".clusters;
 drop function :"schema".clusters_refused();
+drop domain :"schema".event_note;
 drop domain :"schema".event_reason;
 drop domain :"schema".event_kind;
 

@@ -14,6 +14,8 @@
 -- attempted_at says when it began, by the clock of this server, never later than the truth; null: nobody
 -- knows. An attempt older than 10 seconds is refused. An id that has left since it began is left out.
 --
+-- An id that was evicted is not registered. Its token is null, and the row says by whom, why, and until when.
+--
 -- Each row has the position of the cluster at which it can be seen. previous_stamp is the stamp before it, and
 -- null unless the rows are all that has changed.
 create function :"schema".register(
@@ -21,7 +23,8 @@ create function :"schema".register(
   member_ttl interval, member_crash_grace interval, session_name text, client_pid integer,
   attempted_at timestamptz default null
 ) returns table (
-  id uuid, token bigint, registered_at timestamptz, revision bigint, stamp uuid, previous_stamp uuid
+  id uuid, token bigint, registered_at timestamptz, revision bigint, stamp uuid, previous_stamp uuid,
+  evicted_by text, note text, until timestamptz
 )
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -61,11 +64,16 @@ begin
     into joiners, highest_floor, new_ids, new_contents, is_watched
     from unnest(ids, contents, floors) wanted (id, data, floor)
     where not exists (select from members m where m.id = wanted.id)
-      -- An event later than now was written before the clock went back: it does not count.
+      and not exists (
+        select from evictions v
+        where v.cluster = cluster_name and v.member = wanted.id and coalesce(v.until > clock_timestamp(), true)
+      )
+      -- An event later than now was written before the clock went back: it does not count. The planner must not know that
+      -- there is an index of those who left: it could read all of it.
       and not exists (
         select from events e
         where e.member = wanted.id and (e.member, e.at) >= (wanted.id, attempted_at) and e.at <= clock_timestamp()
-          and e.kind = 'left' and e.reason <> 'superseded'
+          and e.kind || '' = 'left' and e.reason <> 'superseded'
       );
     exit when look = 2 or joiners = cardinality(ids);
     select array_agg(held.id) into held_ids
@@ -92,6 +100,12 @@ begin
       end if;
     end if;
     head := advance(cluster_name, joiners, highest_floor);
+    if exists (
+      select from evictions v
+      where v.cluster = cluster_name and v.member = any (new_ids) and coalesce(v.until > clock_timestamp(), true)
+    ) then
+      raise exception 'a member was evicted while it registered' using errcode = 'serialization_failure';
+    end if;
     if is_watched is null then
       begin
         perform watch(cluster_name); -- Nobody sweeps: silence is counted from now on.
@@ -130,9 +144,17 @@ begin
   end if;
   select * into head from clusters c where c.name = cluster_name;
   return query
-    select m.id, case when m.cluster = cluster_name then m.token end, m.registered_at, head.revision, head.stamp, null::uuid
+    select m.id, case when m.cluster = cluster_name then m.token end, m.registered_at, head.revision, head.stamp, null::uuid,
+      null::text, null::text, null::timestamptz
     from unnest(ids, floors) wanted (id, floor) join members m on m.id = wanted.id
-    where m.cluster <> cluster_name or (m.token > wanted.floor and m.heartbeat_at >= since);
+    where m.cluster <> cluster_name or (m.token > wanted.floor and m.heartbeat_at >= since)
+    union all
+    select v.member, null, null, head.revision, head.stamp, null, v.by_role, v.note, v.until
+    from unnest(ids, floors) wanted (id, floor)
+    join evictions v on v.cluster = cluster_name and v.member = wanted.id
+    where coalesce(v.until > clock_timestamp(), true) and not exists (
+      select from members m where m.id = wanted.id and (m.cluster <> cluster_name or m.token > wanted.floor)
+    );
 end
 $$;
 

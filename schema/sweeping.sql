@@ -18,13 +18,19 @@ create unlogged table :"schema".sweeps (
   turn              timestamptz not null,
   pace              interval    not null,
   server_started_at timestamptz not null,
-  outage_at         timestamptz
+  outage_at         timestamptz,
+  trim_at           timestamptz,
+  trimmed_to        bigint      not null default 0
 );
 comment on column :"schema".sweeps.resumed_at is
   'Since when sweeping has gone on without a break. Silence before it does not count.';
 comment on column :"schema".sweeps.turn is 'The last turn handed out to a sweeper.';
 comment on column :"schema".sweeps.outage_at is
   'When most sessions were last found missing together. A member that was not heard of since then is left to its ttl.';
+
+comment on column :"schema".sweeps.trim_at is
+  'When a sweep next looks for events that the retention does not keep; null: there is no retention.';
+comment on column :"schema".sweeps.trimmed_to is 'The revision up to which sweeps have trimmed the log.';
 
 -- Takes the watch over a cluster, and notes whether sweeping has gone on or resumes now. It waits for nobody:
 -- null when somebody else has the watch at this moment, or there is no such cluster.
@@ -62,8 +68,9 @@ begin
     returning * into swept;
   elsif not exists (select from sweeps s where s.cluster = cluster_name) then
     -- Looked for first, because an insert of the same row by two transactions makes one wait for the other.
-    insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
-    select c.name, moment, moment, moment, least(interval '500 ms', shortest_ttl / 10), pg_postmaster_start_time()
+    insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at, trim_at)
+    select c.name, moment, moment, moment, least(interval '500 ms', shortest_ttl / 10), pg_postmaster_start_time(),
+      (select moment from retention)
     from clusters c where c.name = cluster_name
     on conflict do nothing
     returning * into swept;
@@ -167,6 +174,10 @@ begin
     removed := removed + cardinality(outcome.removed);
     obstacles := obstacles || outcome.obstacles;
   end loop;
+  -- Not while this transaction keeps others from changing the cluster.
+  if removed = 0 and swept.trim_at <= moment then
+    perform keep_retention(swept);
+  end if;
 
   if follow_up <= swept.pace then
     wait_ms := ceil(1000 * extract(epoch from follow_up));
@@ -199,10 +210,10 @@ end
 $$;
 
 -- The short path of sweep(), for many clusters in one call. It answers only for clusters in which there is nothing to
--- do: sweeping goes on without a break, and nobody is gone, suspected or to be suspected. For these it takes the
--- watch and the turn, and tells the wait in milliseconds. It also answers where somebody else has the watch at
--- this moment. It changes nothing in the other clusters and leaves them out: sweep() is for them. It removes
--- nobody, and waits for no row.
+-- do: sweeping goes on without a break, nobody is gone, suspected or to be suspected, and the log need not be trimmed.
+-- For these it takes the watch and the turn, and tells the wait in milliseconds. It also answers where somebody else
+-- has the watch at this moment. It changes nothing in the other clusters and leaves them out: sweep() is for them. It
+-- removes nobody, and waits for no row.
 create function :"schema".sweep_idle(cluster_names text[]) returns table (cluster text, wait_ms integer)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -252,6 +263,7 @@ begin
       where not m.busy and moment between w.swept_at and w.swept_at + m.shortest_ttl / 3
         and moment <= transaction_timestamp() + m.shortest_ttl / 3
         and w.server_started_at = pg_postmaster_start_time() and coalesce(w.outage_at <= moment, true)
+        and coalesce(w.trim_at > moment, true)
         and not exists (select from held_heartbeats h where h.cluster = w.cluster)
     ), swept as (
       update sweeps s set

@@ -1,27 +1,6 @@
 -- Upkeep: what the owner of the schema does now and then. No other role is granted these functions.
 --
--- Trimming changes no answer about the time that is kept, and a reader whose events were trimmed reads everything
--- instead. A cluster is forgotten only when it has no members.
-
--- Keeps the log bounded. It deletes events that are older than older_than, except those that say what a member
--- carried at that time: so each question about the time since then is answered as before. Returns how many it deleted.
-create function :"schema".trim_events(older_than interval) returns bigint
-language sql
-set search_path = :"schema", pg_temp
-as $$
-  with cutoff as materialized (
-    select clock_timestamp() - older_than as at
-  ), trimmed as (
-    delete from events e using cutoff
-    where e.at < cutoff.at and (e.kind = 'left' or exists (
-      select from events later
-      where later.member = e.member and later.at >= e.at and later.at < cutoff.at
-        and later.token = e.token and later.cluster = e.cluster and later.revision > e.revision
-    ))
-    returning 1
-  )
-  select count(*) from trimmed
-$$;
+-- A cluster is forgotten only when it has no members.
 
 -- Gives the announcements of a cluster a new name and key. A former member, or somebody who has seen the name of
 -- the channel, hears nothing from here on. Members ask for the new ones when they find that they missed something.
@@ -49,6 +28,7 @@ begin
   delete from held_heartbeats h where h.cluster = cluster_name;
   delete from sweeps s where s.cluster = cluster_name;
   delete from members_channels c where c.cluster = cluster_name;
+  delete from evictions v where v.cluster = cluster_name;
   delete from events e where e.cluster = cluster_name;
   delete from clusters c where c.name = cluster_name;
 end
@@ -58,4 +38,3 @@ $$;
 
 drop function :"schema".drop_cluster(text);
 drop function :"schema".renew_members_channel(text);
-drop function :"schema".trim_events(interval);

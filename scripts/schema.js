@@ -6,7 +6,7 @@
  * A file of schema/ is plain SQL. It begins with what makes its concept; lines such as these begin other sections:
  *
  *   -- ==== down              takes it back; goes into .down.sql, the last file first
- *   -- ==== grants: reader    goes into grants/reader.sql; the same for member
+ *   -- ==== grants: reader    goes into grants/reader.sql; the same for member and operator
  *   -- ==== shared: NAME      no section of any file: wherever :NAME stands, in any file, this text is put
  */
 import { readFileSync, writeFileSync } from 'node:fs'
@@ -21,9 +21,11 @@ export const CONCEPTS = [
   'registering',
   'data',
   'leaving',
+  'evicting',
   'heartbeats',
   'crashes',
   'sweeping',
+  'retention',
   'fence',
   'audit',
   'upkeep',
@@ -33,7 +35,7 @@ export const CONCEPTS = [
 const ROOT = new URL('../', import.meta.url)
 const DIRECTORIES = ['migrations/', 'test/fixtures/released/']
 const MIGRATION = '0001_membership'
-const SECTION = /^(up|down|grants: (member|reader)|shared: [a-z_]+)$/
+const SECTION = /^(up|down|grants: (member|operator|reader)|shared: [a-z_]+)$/
 const ASSEMBLED = '-- Assembled from schema/ by `npm run schema`: change it there, not here.'
 const TAKES_BACK = `-- Takes back all that ${MIGRATION}.up.sql made, except the schema itself.`
 
@@ -62,13 +64,16 @@ export function assembled() {
 
   const up = parts('up').map(({ name, text }) => `${`-- ${name} `.padEnd(100, '-')}\n\n${text}`)
   const down = parts('down').map(({ text }) => text)
-  const [reader, member] = [`${grants('grants: reader')}\n`, `${grants('grants: member')}\n`]
+  const [reader = '', member = '', operator = ''] = ['reader', 'member', 'operator'].map(
+    (kind) => `${grants(`grants: ${kind}`)}\n`,
+  )
   /** @type {[string, string][]} */
   const sql = [
     [`${MIGRATION}.up.sql`, `${[ASSEMBLED, ...up].join('\n\n')}\n`],
     [`${MIGRATION}.down.sql`, `${[ASSEMBLED, TAKES_BACK, '', ...down.reverse()].join('\n')}\n`],
     ['grants/reader.sql', reader],
     ['grants/member.sql', member],
+    ['grants/operator.sql', operator],
   ]
   // From the first release on the copy stays as it is: docs/schema-evolution.md.
   return new Map([

@@ -13,6 +13,7 @@ export type {
   DeltaMessage,
   DiagnosticsMessages,
   ErrorMessage,
+  EvictionMessage,
   HeartbeatMessage,
   LeaseMessage,
   RefreshMessage,

@@ -86,10 +86,12 @@ describe('promise 4: a cluster', () => {
     })
     await membership.deregister()
     await cluster.close()
+    await admin.query(`select ${schema}.evict($1, $2, 'it is over')`, [name, membership.id])
     await admin.query(drop, [name])
     for (const [table, column] of [
       ['clusters', 'name'],
       ['events', 'cluster'],
+      ['evictions', 'cluster'],
       ['sweeps', 'cluster'],
       ['held_heartbeats', 'cluster'],
     ] as const) {
@@ -142,7 +144,15 @@ test('promises 2 and 7: a dump of the data alone is restored, also after the log
   expect((await eventsOf(admin, schema, cluster)).map(({ kind }) => kind)).toEqual(['joined', 'updated'])
   const copy = await freshSchema()
   // As pg_dump writes it: table by table, in the order of their names.
-  for (const table of ['clusters', 'events', 'held_heartbeats', 'members', 'sweeps']) {
+  for (const table of [
+    'clusters',
+    'events',
+    'evictions',
+    'held_heartbeats',
+    'members',
+    'retention',
+    'sweeps',
+  ]) {
     await admin.query(`insert into ${copy}.${table} select * from ${schema}.${table}`)
   }
   expect(await tableOf(admin, copy, cluster)).toEqual(await tableOf(admin, schema, cluster))

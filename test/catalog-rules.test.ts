@@ -4,7 +4,7 @@ import { type AdminClient, adminClient } from './support/database.js'
 import { KINDS, type Role, type Roles, startRoles } from './support/roles.js'
 import { codeOf, type Routine, routinesOf, runningAsOwner, wordsOf } from './support/source.js'
 
-/** Those that members and readers may call, and how they run. A new one is entered here on purpose. */
+/** Those that members, operators and readers may call, and how they run. A new one is entered here on purpose. */
 const FOR_READERS = {
   'channel(cluster_name text)': 'stable, as the caller',
   'data_at(cluster_name text, member_id uuid, registration bigint, moment timestamp with time zone)':
@@ -39,6 +39,12 @@ const FOR_MEMBERS = {
     'volatile, as the owner',
   'set_data(cluster_name text, ids uuid[], tokens bigint[], contents bytea[], OUT pending uuid[], OUT changed uuid[], OUT registered timestamp with time zone[], OUT revision bigint, OUT stamp uuid, OUT previous_stamp uuid)':
     'volatile, as the owner',
+}
+const FOR_OPERATORS = {
+  ...FOR_READERS,
+  'allow(cluster_name text, member_id uuid)': 'volatile, as the owner',
+  'drain(cluster_name text, member_id uuid, note text, stay_away interval)': 'volatile, as the owner',
+  'evict(cluster_name text, member_id uuid, note text, stay_away interval)': 'volatile, as the owner',
 }
 
 /** What runs statements, or names of things, that the caller has prepared. */
@@ -178,6 +184,10 @@ describe('promise 15: who may call', () => {
 
   test('a member may call these, and they run so', async () => {
     expect(await executableBy('member')).toEqual(FOR_MEMBERS)
+  })
+
+  test('an operator may call these, and they run so', async () => {
+    expect(await executableBy('operator')).toEqual(FOR_OPERATORS)
   })
 })
 

@@ -44,7 +44,17 @@ function expectFields(channel: Channel, message: object, occasional: readonly st
 }
 
 test('contract: the documentation lists the channels that there are', () => {
-  const channels = ['snapshot', 'delta', 'refresh', 'heartbeat', 'sweep', 'lease', 'status', 'error']
+  const channels = [
+    'snapshot',
+    'delta',
+    'refresh',
+    'heartbeat',
+    'sweep',
+    'lease',
+    'eviction',
+    'status',
+    'error',
+  ]
   expect(Object.keys(fieldsOf).sort()).toEqual(channels.map((name) => `pg-membership:${name}`).sort())
 })
 
@@ -146,6 +156,21 @@ test('contract: sweep tells who was removed', async () => {
     obstacles: [],
   })
   for (const message of sweeps) expectFields('pg-membership:sweep', message)
+})
+
+test('contract: eviction tells who keeps a membership away, why, and until when', async () => {
+  const name = uniqueName()
+  const evictions = messagesOf('pg-membership:eviction', name)
+  const { id } = await joined(openCluster({ schema, name }))
+  const admin = await openAdmin()
+  await admin.query(`select ${schema}.evict($1, $2, 'why', '1 day')`, [name, id])
+  await until(() => evictions.length > 0, { message: 'it is told' })
+  expect(evictions[0]).toMatchObject({
+    id,
+    note: 'why',
+    until: expect.stringMatching(/^\d{4}-.*Z$/) as unknown,
+  })
+  for (const message of evictions) expectFields('pg-membership:eviction', message)
 })
 
 test('contract: error tells what was being done, and why it failed', async () => {

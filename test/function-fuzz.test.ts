@@ -86,6 +86,8 @@ function known(routines: readonly Routine[]): Step[][] {
     [{ silence: 0 }, ...own(sweep), { end: 'commit' }],
     [...own(leaving), { end: 'commit' }],
     floors,
+    call('evict', { cluster: 0 }, id ?? null, 'why', '1 s'),
+    [...call('drain', { cluster: 0 }, id ?? null, 'why', null), { heartbeat: 0, locked: false }],
     [
       { silence: 0, almost: true },
       { begin: 'repeatable read' },
@@ -116,7 +118,7 @@ async function run(role: Role, steps: readonly Step[]): Promise<void> {
   await world.check()
 }
 
-test.each(['reader', 'member'] as const)(
+test.each(['reader', 'member', 'operator'] as const)(
   'promise 15: whatever a %s calls, with whatever arguments, no promise of the others is broken',
   async (role) => {
     const before = await constitution()

@@ -176,7 +176,7 @@ describe('promise 11: a transaction that has swept and stays open by accident', 
 describe('promises 1 and 2: row level security that a host switches on does not matter', () => {
   test.each(['enable', 'force'])('%s', async (how) => {
     const admin = await openAdmin()
-    const tables = ['clusters', 'members', 'events', 'sweeps', 'held_heartbeats']
+    const tables = ['clusters', 'members', 'events', 'sweeps', 'held_heartbeats', 'evictions', 'retention']
     const alter = async (change: string): Promise<void> => {
       for (const table of tables)
         await admin.query(`alter table ${schema}.${table} ${change} row level security`)

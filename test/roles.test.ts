@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { migrate, PostgresCluster, SchemaError } from 'pg-membership'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { pgMembership } from './support/command-line.js'
 import { type AdminClient, adminClient, freshSchema, newSchemaName, uniqueName } from './support/database.js'
 import { codeOf, startRoles } from './support/roles.js'
 import { until } from './support/until.js'
@@ -8,7 +9,7 @@ import { until } from './support/until.js'
 const NO_PRIVILEGE = '42501'
 const REFUSED = '23000'
 
-const { schema, urlOf, as } = await startRoles()
+const { schema, nameOf: roles, urlOf, as } = await startRoles()
 let admin: AdminClient
 /** Alive, and written by somebody else. */
 const ada = randomUUID()
@@ -30,6 +31,8 @@ const QUESTIONS = [
   'select * from events',
   'select * from clusters',
   'select * from sweeps',
+  'select * from evictions',
+  'select * from retention',
   'select * from members_now',
   'select * from stays',
   'select * from changes',
@@ -56,6 +59,10 @@ const WRITES = [
   `insert into sweeps select * from sweeps`,
   `update sweeps set resumed_at = '-infinity'`,
   'delete from sweeps',
+  `insert into evictions select * from evictions`,
+  `update evictions set by_role = 'other'`,
+  'delete from evictions',
+  'delete from retention',
   'create table mine (id integer)',
   'drop table members',
   'alter table members disable trigger all',
@@ -76,7 +83,18 @@ const FENCES = [
   `select fence(gen_random_uuid()::text, 1::bigint)`,
   `select fence(gen_random_uuid(), '1'::text)`,
 ]
-const INTERNALS = [`select trim_events('0')`, `select advance('team', 1)`]
+const FUNCTIONS_OF_OPERATORS = [
+  `select evict('nowhere', gen_random_uuid(), 'why')`,
+  `select drain('nowhere', gen_random_uuid(), 'why')`,
+  `select allow('nowhere', gen_random_uuid())`,
+]
+const INTERNALS = [
+  `select trim_events('0')`,
+  `select set_retention('1 day', null)`,
+  `select keep_retention(s) from sweeps s`,
+  `select note_eviction('team', gen_random_uuid(), 'why', null)`,
+  `select advance('team', 1)`,
+]
 describe('promise 15: a reader', () => {
   test('can ask every question, and sweep', async () => {
     await using reader = await as('reader')
@@ -87,7 +105,8 @@ describe('promise 15: a reader', () => {
 
   test('can write nothing and call nothing else', async () => {
     await using reader = await as('reader')
-    for (const text of [...WRITES, ...FUNCTIONS_OF_MEMBERS, ...FENCES, ...INTERNALS]) {
+    const others = [...FUNCTIONS_OF_MEMBERS, ...FUNCTIONS_OF_OPERATORS, ...FENCES, ...INTERNALS]
+    for (const text of [...WRITES, ...others]) {
       const code = await codeOf(reader, text)
       expect([text, code]).toEqual([text, NO_PRIVILEGE])
     }
@@ -160,7 +179,7 @@ describe('promise 15: a member', () => {
 
   test('can write no table, and neither rewrite nor trim the log', async () => {
     await using member = await as('member')
-    for (const text of [...WRITES, ...INTERNALS]) {
+    for (const text of [...WRITES, ...FUNCTIONS_OF_OPERATORS, ...INTERNALS]) {
       expect([text, await codeOf(member, text)]).toEqual([text, NO_PRIVILEGE])
     }
   })
@@ -183,6 +202,49 @@ describe('promise 15: a member', () => {
   })
 })
 
+describe('promise 15: an operator', () => {
+  test('can ask every question, remove members, and nothing else', async () => {
+    await using operator = await as('operator')
+    for (const text of QUESTIONS) expect([text, await codeOf(operator, text)]).toEqual([text, undefined])
+    for (const text of FUNCTIONS_OF_OPERATORS) {
+      expect([text, await codeOf(operator, text)]).toEqual([
+        text,
+        text.includes('allow') ? undefined : 'P0002',
+      ])
+    }
+    for (const text of [...WRITES, ...FUNCTIONS_OF_MEMBERS, ...FENCES, ...INTERNALS]) {
+      expect([text, await codeOf(operator, text)]).toEqual([text, NO_PRIVILEGE])
+    }
+  })
+
+  test('is named in the log by the name that it logged in with, and so is everybody', async () => {
+    const [id, other] = [randomUUID(), uniqueName('other')]
+    await admin.query(`create role "${other}"; grant "${other}" to "${roles.member}", "${roles.operator}"`)
+    try {
+      await using member = await as('member')
+      await using operator = await as('operator')
+      for (const kind of ['member', 'operator'] as const) {
+        await admin.query(
+          (await pgMembership(['sql', '--schema', schema, '--grants', `${kind}=${other}`])).stdout,
+        )
+      }
+      for (const client of [member, operator]) await client.query(`set role "${other}"`)
+      await member.query(register('named'), [id])
+      await operator.query(`select drain('named', $1, 'first')`, [id])
+      await operator.query(`select evict('named', $1, 'second')`, [id])
+      const { rows } = await admin.query<object>(
+        `select kind, by_role, note from ${schema}.changes where cluster = 'named' order by revision`,
+      )
+      expect(rows).toEqual([
+        { kind: 'joined', by_role: roles.member, note: null },
+        { kind: 'left', by_role: roles.operator, note: 'second' },
+      ])
+    } finally {
+      await admin.query(`drop owned by "${other}"; drop role "${other}"`)
+    }
+  })
+})
+
 describe('promise 15: everybody else', () => {
   test('has nothing', async () => {
     await using nobody = await as('nobody')
@@ -190,6 +252,7 @@ describe('promise 15: everybody else', () => {
       ...QUESTIONS,
       ...WRITES,
       ...FUNCTIONS_OF_MEMBERS,
+      ...FUNCTIONS_OF_OPERATORS,
       ...FENCES,
       ...INTERNALS,
       `select sweep('team')`,
@@ -243,6 +306,9 @@ describe('promise 15: everybody else', () => {
         'sweep_as_owner',
         'sweep_idle',
         'fence',
+        'evict',
+        'drain',
+        'allow',
       ].sort(),
     )
   })

@@ -12,10 +12,14 @@ grant select on :"schema".members to :"role";
 
 grant execute on function :"schema".channel(text) to :"role";
 
+grant select on :"schema".evictions to :"role";
+
 grant select on :"schema".sweeps to :"role";
 grant execute on function :"schema".sweep_overdue(text) to :"role";
 grant execute on function
   :"schema".sweep(text), :"schema".sweep_as_owner(text), :"schema".sweep_idle(text[]) to :"role";
+
+grant select on :"schema".retention to :"role";
 
 grant select on :"schema".members_now, :"schema".stays, :"schema".changes to :"role";
 grant execute on function

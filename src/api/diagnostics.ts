@@ -4,7 +4,8 @@ import type { ClosedError, DeregisteredError, MembershipLostError } from './erro
 import type { Status } from './status.js'
 
 /** Work in the background, which may fail. */
-export type Activity = 'deregister' | 'feed' | 'heartbeat' | 'listen' | 'refresh' | 'sweep' | 'write'
+export type Activity =
+  'deregister' | 'feed' | 'heartbeat' | 'listen' | 'refresh' | 'register' | 'sweep' | 'write'
 
 interface OfCluster {
   /** The cluster's name. */
@@ -77,6 +78,18 @@ export interface LeaseMessage extends OfCluster {
   readonly error: MembershipLostError | ClosedError | DeregisteredError | undefined
 }
 
+/** A membership of this process asked to be registered, and was refused: somebody has evicted it. */
+export interface EvictionMessage extends OfCluster {
+  /** The id of the membership. */
+  readonly id: string
+  /** The database role that evicted it. */
+  readonly byRole: string
+  /** Why, in the words of whoever did it. */
+  readonly note: string
+  /** When it may register again: ISO 8601 UTC, by the database's clock; undefined: when it is allowed to. */
+  readonly until: string | undefined
+}
+
 /** The mode of `cluster.status` changed. */
 export interface StatusMessage extends OfCluster {
   /** The new mode. */
@@ -109,6 +122,8 @@ export interface DiagnosticsMessages {
   readonly 'pg-membership:sweep': SweepMessage
   /** A lease began or ended. */
   readonly 'pg-membership:lease': LeaseMessage
+  /** A membership of this process is kept away; once for each eviction that it finds. */
+  readonly 'pg-membership:eviction': EvictionMessage
   /** The mode changed. */
   readonly 'pg-membership:status': StatusMessage
   /** Something failed in the background. */

@@ -23,7 +23,8 @@ export class MembershipLostError extends MembershipError {
   /**
    * 'unreachable': no heartbeat got through in time. Otherwise what the event log says: 'expired' (silent for
    * longer than the ttl), 'crashed' (its connections were gone for longer than the grace), 'removed' (somebody
-   * deleted the row, or deregistered it for this process) or 'superseded' (the same id registered again).
+   * evicted or drained it, deleted the row, or deregistered it for this process) or 'superseded' (the same id
+   * registered again).
    */
   readonly reason: LossReason
 

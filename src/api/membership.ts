@@ -18,10 +18,10 @@ export interface Membership extends AsyncDisposable {
   whenRegistered(options?: WaitOptions): Promise<Lease>
   /**
    * Resolves once this process's own snapshot shows the registration. A no-op while registered.
-   * Keeps trying while the database cannot be reached.
+   * Keeps trying while the database cannot be reached, and, once per heartbeat, while the member is evicted.
    *
-   * @throws AbortedError (carrying the last database error) when the signal aborts: nothing stays
-   * registered. DeregisteredError when `deregister` is called meanwhile. ClosedError when the cluster is
+   * @throws AbortedError (carrying the last database error, or who evicted it and why) when the signal aborts:
+   * nothing stays registered. DeregisteredError when `deregister` is called meanwhile. ClosedError when the cluster is
    * closed. ConnectionError or SchemaError at once when waiting does not help: nothing stays registered.
    * A membership that was registered before, and comes back by itself, goes on trying then.
    */

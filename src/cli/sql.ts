@@ -17,7 +17,7 @@ need. It connects to nothing. Run what it prints in one transaction.
   --down             remove the schema instead
   --from N           the version that is there; default: 0, with --down the newest
   --to N             the version wanted; default: the newest, with --down 0
-  --grants LIST      print grants instead, as owner=ROLE, member=ROLE or reader=ROLE; see docs/roles.md
+  --grants LIST      print grants instead, as KIND=ROLE,...: owner, member, operator or reader; see docs/roles.md
   --schema NAME      default: pgmembership
   -h, --help         this text`,
   options: {
@@ -47,15 +47,15 @@ need. It connects to nothing. Run what it prints in one transaction.
   },
 }
 
-type Kind = 'owner' | 'member' | 'reader'
+type Kind = 'owner' | 'member' | 'operator' | 'reader'
 
 function grants(args: Arguments): { readonly kind: Kind; readonly role: string }[] {
   const items = args.texts('grants').flatMap((list) => list.split(','))
   return items.map((item) => {
-    const [, kind, role] = /^(owner|member|reader)=(.+)$/s.exec(item) ?? []
+    const [, kind, role] = /^(owner|member|operator|reader)=(.+)$/s.exec(item) ?? []
     if (role === undefined) {
       throw new UsageError(
-        `--grants takes owner=ROLE, member=ROLE or reader=ROLE, not ${JSON.stringify(item)}`,
+        `--grants takes owner=ROLE, member=ROLE, operator=ROLE or reader=ROLE, not ${JSON.stringify(item)}`,
       )
     }
     return { kind: kind as Kind, role }
@@ -69,7 +69,8 @@ function grant(kind: Kind, schema: string, role: string): string {
       return `-- An owner migrates, and trims the log. It needs no privilege but a schema of its own.
 create schema if not exists ${quoteIdentifier(schema)} authorization ${quoteIdentifier(role)};\n`
     case 'member':
-      return `${reader}\n${grantsText('member', schema, role)}`
+    case 'operator':
+      return `${reader}\n${grantsText(kind, schema, role)}`
     case 'reader':
       return reader
   }

@@ -16,6 +16,7 @@ const channels: Readonly<Record<MessageName, diagnostics.Channel>> = {
   refresh: diagnostics.channel('pg-membership:refresh'),
   heartbeat: diagnostics.channel('pg-membership:heartbeat'),
   sweep: diagnostics.channel('pg-membership:sweep'),
+  eviction: diagnostics.channel('pg-membership:eviction'),
   lease: diagnostics.channel('pg-membership:lease'),
   status: diagnostics.channel('pg-membership:status'),
   error: diagnostics.channel('pg-membership:error'),

@@ -106,10 +106,20 @@ export interface Sweep {
   readonly obstacles: readonly string[]
 }
 
+/** Somebody removed a member, and keeps it away. */
+export interface Eviction {
+  readonly byRole: string
+  readonly note: string
+  /** ISO 8601 UTC, by the database's clock; undefined: until it is allowed again. */
+  readonly until: string | undefined
+}
+
 /** What `register` has done. A snapshot at the end of the delta, or after it, shows it. */
 export interface Registered {
-  /** The tokens by id. undefined: the id is registered in another cluster. An id that is left out: try again. */
+  /** The tokens by id. undefined: the id is registered in another cluster. An id that is in neither map: try again. */
   readonly tokens: ReadonlyMap<string, number | undefined>
+  /** Those that may not register now, by id. */
+  readonly evictions: ReadonlyMap<string, Eviction>
   readonly delta: Delta
 }
 

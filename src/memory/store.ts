@@ -68,7 +68,7 @@ export class MemoryStore implements Store {
   ): Promise<Registered> {
     await this.#cord.pull()
     const tokens = wanted.map(({ id, data, floor }) => [id, this.#table.register(id, data, floor)] as const)
-    return { tokens: new Map(tokens), delta: this.#untold() }
+    return { tokens: new Map(tokens), evictions: new Map(), delta: this.#untold() }
   }
 
   async setData(wanted: readonly (Registration & { readonly data: string })[]): Promise<DataSet> {

@@ -19,7 +19,7 @@ import { monotonicMs, sharedMoment } from '../kit/clock.js'
 import type { MembersChannel } from './announcements.js'
 import type { SharedConnections } from './connection/shared-connections.js'
 import { storeError } from './errors.js'
-import { array, contents, ids, timeColumn, tokens } from './fragments.js'
+import { array, contents, ids, isoTime, timeColumn, tokens } from './fragments.js'
 import { quoteIdentifier } from './identifier.js'
 import { Log } from './log.js'
 import { Pages } from './pages.js'
@@ -33,6 +33,16 @@ const SWEEP_GRID_MS = 100
 
 /** The server's time after the statement's work: it tells a registration that begins later from an earlier one. */
 const SERVER_MS = sql`extract(epoch from clock_timestamp()) * 1000`
+
+interface RegisterRow extends DeltaRow {
+  readonly id: string
+  readonly token: string | null
+  readonly registered_at: string
+  /** null: it is not evicted. */
+  readonly evicted_by: string | null
+  readonly note: string | null
+  readonly until: string | null
+}
 
 export class PostgresStore implements Store {
   readonly #heartbeats: Kysely<unknown>
@@ -103,9 +113,10 @@ export class PostgresStore implements Store {
     const { writes, session } = this.#connections
     const { rows } = await answerOf(
       this.#writes.connection().execute((db) =>
-        sql<DeltaRow & { id: string; token: string | null; registered_at: string }>`
+        sql<RegisterRow>`
       -- register
-      select id, token, ${timeColumn(sql.ref('registered_at'))}, revision, stamp, previous_stamp
+      select id, token, ${timeColumn(sql.ref('registered_at'))}, revision, stamp, previous_stamp,
+        evicted_by, note, ${isoTime(sql.ref('until'))} as until
       from ${this.#name('register')}(
         ${this.#cluster}, ${ids(wanted)}, ${contents(wanted)}, ${array(
           wanted.map(({ floor }) => floor),
@@ -118,7 +129,18 @@ export class PostgresStore implements Store {
     )
     const data = new Map(wanted.map((one) => [one.id, one.data]))
     return {
-      tokens: new Map(rows.map(({ id, token }) => [id, token === null ? undefined : Number(token)])),
+      tokens: new Map(
+        rows.flatMap(({ id, token, evicted_by }) =>
+          evicted_by === null ? [[id, token === null ? undefined : Number(token)]] : [],
+        ),
+      ),
+      evictions: new Map(
+        rows.flatMap(({ id, evicted_by, note, until }) =>
+          evicted_by === null
+            ? []
+            : [[id, { byRole: evicted_by, note: note ?? '', until: until ?? undefined }]],
+        ),
+      ),
       delta: deltaOf(
         rows[0],
         rows.map(({ id, token, registered_at }) => ({

@@ -67,15 +67,16 @@ test('promise 15: the grants run under psql as they stand, for a role of any nam
   const role = `odd "role" ${uniqueName()}`
   await admin.query(`create role ${pg.escapeIdentifier(role)}`)
   try {
-    for (const name of ['reader', 'member']) {
+    for (const name of ['reader', 'member', 'operator']) {
       await psql('-v', `schema=${schema}`, '-v', `role=${role}`, '-f', file(`grants/${name}.sql`))
     }
     const { rows } = await admin.query(
       `select has_table_privilege($1, $2 || '.members', 'select') as reads, has_table_privilege($1, $2 || '.members', 'update') as writes,
-        has_function_privilege($1, $2 || '.fence(uuid, bigint)', 'execute') as fences`,
+        has_function_privilege($1, $2 || '.fence(uuid, bigint)', 'execute') as fences,
+        has_function_privilege($1, $2 || '.allow(text, uuid)', 'execute') as allows`,
       [role, schema],
     )
-    expect(rows).toEqual([{ reads: true, writes: false, fences: true }])
+    expect(rows).toEqual([{ reads: true, writes: false, fences: true, allows: true }])
   } finally {
     await admin.query(`drop owned by ${pg.escapeIdentifier(role)}; drop role ${pg.escapeIdentifier(role)}`)
   }

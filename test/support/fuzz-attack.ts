@@ -201,7 +201,7 @@ export class Attacker {
     const cluster = call.parameters[0]?.name === 'cluster_name' ? textOf(values[0]) : null
     await this.#world.noteCall(call, cluster, (name) => {
       const value = values[call.parameters.findIndex((parameter) => parameter.name === name)]
-      return value !== undefined && isList(value) ? value.list : []
+      return value === undefined ? [] : isList(value) ? value.list : [value]
     })
     const names = call.parameters.map(({ type }, n) => `$${n + 1}::${type}`).join(', ')
     const text = `select * from ${this.#schema}.${call.name}(${names})`

@@ -173,6 +173,9 @@ export class World {
       const silent = await this.#silent(SLACK_US)
       for (const id of [...silent, ...this.#silentAtBegin]) this.#expirable.add(id)
     }
+    if ((act === 'evict' || act === 'drain') && cluster !== null) {
+      this.requested('evict', cluster, argument('member_id'), ['0'])
+    }
     const ids = argument('ids')
     if (act === 'register') for (const id of ids) if (id !== null) this.#reregistered.add(id)
     if (cluster !== null) {
@@ -273,6 +276,8 @@ export class World {
         return kind === 'left' && (isTheirs || this.#expirable.has(member))
       case 'crashed':
         return kind === 'left' && isTheirs
+      case 'removed':
+        return kind === 'left' && asked('evict', () => true)
       default:
         return false
     }

@@ -7,7 +7,7 @@ import { afterAll } from 'vitest'
 import { pgMembership } from './command-line.js'
 import { type AdminClient, adminClient, databaseUrl, newSchemaName, uniqueName } from './database.js'
 
-export type Role = 'owner' | 'member' | 'reader' | 'nobody'
+export type Role = 'owner' | 'member' | 'operator' | 'reader' | 'nobody'
 export type Kind = Exclude<Role, 'owner' | 'nobody'>
 
 /** The kinds of roles that the package has grants for: a new one is tried by the tests that name none. */

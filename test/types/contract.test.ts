@@ -22,7 +22,17 @@ function exportsOf(file: string): string[] {
 }
 
 /** Of diagnostics channels: beside the contract. */
-const DIAGNOSTICS = ['snapshot', 'delta', 'refresh', 'heartbeat', 'sweep', 'lease', 'status', 'error']
+const DIAGNOSTICS = [
+  'snapshot',
+  'delta',
+  'refresh',
+  'heartbeat',
+  'sweep',
+  'lease',
+  'eviction',
+  'status',
+  'error',
+]
   .map((name) => `${name[0]?.toUpperCase() ?? ''}${name.slice(1)}Message`)
   .concat('Activity', 'DiagnosticsMessages')
 

@@ -9,17 +9,20 @@ import { SchemaError } from '../../api/errors.js'
 import { monotonicMs } from '../../kit/clock.js'
 import { Loop } from '../../kit/loop.js'
 import { Waiting, within } from '../../kit/waiting.js'
+import type { Timing } from '../options.js'
 import type { CachedReader } from '../reader.js'
 import type { Report } from '../report.js'
 import type { Delta, Store } from '../store.js'
 import { failureOf, isLasting } from '../store-error.js'
 import type { Step } from './belief.js'
+import { Evictions } from './evictions.js'
 import type { OwnMembership } from './own-membership.js'
 
 export interface WriterOptions {
   readonly store: Store
   readonly reader: CachedReader
   readonly report: Report
+  readonly timing: Pick<Timing, 'heartbeatMs'>
   readonly onAnswer: (answered: boolean) => void
   /** An attempt begun at `startedMs` has registered memberships. */
   readonly onRegistered: (startedMs: number) => void
@@ -40,12 +43,14 @@ export class Writer {
   readonly #options: WriterOptions
   /** The memberships that have a next step. */
   readonly #unfinished = new Set<OwnMembership>()
+  readonly #evictions: Evictions
   readonly #loop: Loop
   readonly #drained = new Waiting<undefined>()
   #closed = false
 
   constructor(options: WriterOptions) {
     this.#options = options
+    this.#evictions = new Evictions(options.report, options.timing.heartbeatMs)
     this.#loop = new Loop({
       run: () => this.#write(),
       onError: (error) => this.#failed(error),
@@ -88,14 +93,16 @@ export class Writer {
     const { report } = this.#options
     const batch = [...this.#unfinished]
     if (batch.length === 0) return Infinity
+    const allowed = batch.filter((membership) => this.#evictions.waitMs(membership) <= 0)
     const refusals = [
       ...(await this.#each(batch, 'deregister', (part) => this.#leave(part))),
-      ...(await this.#each(batch, 'register', (part) => this.#register(part))),
+      ...(await this.#each(allowed, 'register', (part) => this.#register(part))),
       ...(await this.#each(batch, 'set data', (part) => this.#setData(part))),
     ]
     for (const membership of batch) {
       if (membership.state.nextStep() === undefined) this.#unfinished.delete(membership)
     }
+    this.#evictions.settle()
     report.succeeded('write')
     if (this.#unfinished.size === 0) report.succeeded('deregister')
     if (this.#closed) {
@@ -106,7 +113,11 @@ export class Writer {
     }
     const [refusal] = refusals
     if (refusal !== undefined) throw refusal
-    return this.#unfinished.size > 0 ? AGAIN_MS : Infinity
+    let waitMs = Infinity
+    for (const one of this.#unfinished) {
+      waitMs = Math.min(waitMs, Math.max(AGAIN_MS, this.#evictions.waitMs(one)))
+    }
+    return waitMs
   }
 
   /** If the database refuses a statement, only the memberships in it fail; the others go on. Returns the refusals. */
@@ -176,12 +187,13 @@ export class Writer {
     })
     for (const { state } of batch) state.registerSent()
     try {
-      const { tokens, delta } = await this.#options.store.register(wanted)
+      const { tokens, evictions, delta } = await this.#options.store.register(wanted)
       for (const { id, version, membership } of wanted) {
-        const token = tokens.get(id)
+        const [token, eviction] = [tokens.get(id), evictions.get(id)]
         if (token !== undefined) membership.registered(token, version, startedMs, delta.to)
         else if (tokens.has(id)) membership.refused()
         else membership.state.registerFailed('nothing happened')
+        if (eviction !== undefined) this.#evictions.refused(membership, eviction)
       }
       this.#options.onRegistered(startedMs)
       this.#wrote(batch, delta)

@@ -36,7 +36,7 @@ export function migrationText(
 }
 
 /** What a role needs, as SQL for the owner of the schema to run. */
-export function grantsText(role: 'member' | 'reader', schema: string, grantee: string): string {
+export function grantsText(role: 'member' | 'operator' | 'reader', schema: string, grantee: string): string {
   const text = readFileSync(new URL(`grants/${role}.sql`, DIRECTORY), 'utf8')
   return withNames(text, { schema, role: grantee })
 }
