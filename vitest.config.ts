@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config'
 
 /** What concerns privileges, triggers and isolation: servers differ there, so the oldest runs it as well. */
 const ON_THE_OLDEST_TOO = [
-  'test/{arguments,by-hand,catalog-rules,evolution,fence,function-fuzz,hostile-callers,roles}.test.ts',
+  'test/{arguments,by-hand,catalog-rules,evolution,fence,function-fuzz,hostile-callers,roles,web-answers}.test.ts',
   'test/promises/{log,sweep}.test.ts',
 ]
 
@@ -29,7 +29,7 @@ export default defineConfig({
         test: {
           name: 'all',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/faults/**'],
+          exclude: ['test/{faults,web}/**'],
           globalSetup: 'test/support/global-setup.ts',
         },
       },

@@ -10,12 +10,14 @@ import { membersCommand } from './members.js'
 import { migrateCommand } from './migrate.js'
 import { sqlCommand } from './sql.js'
 import { inOneLine, visible } from './visible.js'
+import { webCommand } from './web.js'
 
 const COMMANDS: Readonly<Record<string, Command>> = {
   migrate: migrateCommand,
   sql: sqlCommand,
   members: membersCommand,
   history: historyCommand,
+  web: webCommand,
 }
 
 const HELP = `Usage: pg-membership COMMAND [options]

@@ -3,7 +3,7 @@ import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
 
 /** Each with the package of Debian and Ubuntu that holds it. */
-const PACKAGES = { psql: 'postgresql-client', pgbouncer: 'pgbouncer' } as const
+const PACKAGES = { psql: 'postgresql-client', pgbouncer: 'pgbouncer', chromium: 'chromium' } as const
 
 export type Program = keyof typeof PACKAGES
 
@@ -27,5 +27,5 @@ function isExecutable(path: string): boolean {
 }
 
 export default function requirePrograms(): void {
-  for (const program of Object.keys(PACKAGES) as Program[]) pathOf(program)
+  for (const program of ['psql', 'pgbouncer'] as const) pathOf(program)
 }
