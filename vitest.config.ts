@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config'
 
 /** What concerns privileges, triggers and isolation: servers differ there, so the oldest runs it as well. */
 const ON_THE_OLDEST_TOO = [
-  'test/{arguments,by-hand,catalog-rules,evolution,fence,function-fuzz,hostile-callers,role-page,roles}.test.ts',
+  'test/{arguments,by-hand,catalog-rules,evolution,fence,function-fuzz,hostile-callers,role-page,roles,web-answers}.test.ts',
   'test/promises/{evicting,log,retention,sweep}.test.ts',
 ]
 
@@ -31,7 +31,7 @@ export default defineConfig({
         test: {
           name: 'all',
           include: ['test/**/*.test.ts'],
-          exclude: ['test/{faults,ha,package,recipes}/**'],
+          exclude: ['test/{faults,ha,package,recipes,web}/**'],
           globalSetup: 'test/support/global-setup.ts',
         },
       },

@@ -62,11 +62,11 @@ describe('contract: help and exit codes', () => {
   test('--help lists the commands and the exit codes, and exits 0', async () => {
     const { code, stdout, stderr } = await pgMembership(['--help'])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
-    for (const word of ['migrate', 'sql', 'members', 'history', 'DATABASE_URL', 'Exit codes'])
+    for (const word of ['migrate', 'sql', 'members', 'history', 'web', 'DATABASE_URL', 'Exit codes'])
       expect(stdout).toContain(word)
   })
 
-  test.each(['migrate', 'sql', 'members', 'history', 'doctor'])(
+  test.each(['migrate', 'sql', 'members', 'history', 'doctor', 'web'])(
     '%s --help tells its options without a database',
     async (command) => {
       const { code, stdout } = await pgMembership([command, '--help'], { DATABASE_URL: undefined })
@@ -112,6 +112,9 @@ describe('contract: help and exit codes', () => {
     [['migrate', '--schema', 'pg_mine'], 'schema'],
     [['migrate', '--schema', ''], '--schema'],
     [['migrate', '--connection', 'http://example.org'], 'connection'],
+    [['web', '--port', 'any'], '--port must be'],
+    [['web', '--port', '65536'], '--port must be'],
+    [['web', '--json'], '--json'],
     [['sql', '--from', '7'], 'from'],
     [['sql', '--json'], '--json'],
     [['sql', '--grants', 'god=me'], '--grants takes'],
@@ -129,7 +132,7 @@ describe('contract: help and exit codes', () => {
     expect(stderr).toContain('--connection URL, or set DATABASE_URL')
   })
 
-  test.each(['migrate', 'members', 'history'])(
+  test.each(['migrate', 'members', 'history', 'web'])(
     '%s on a database out of reach: one line, a hint, exit code 1',
     async (command) => {
       const { code, stdout, stderr } = await pgMembership([
@@ -150,7 +153,7 @@ describe('contract: help and exit codes', () => {
     expect(stderr).toMatch(/^pg-membership: .*"no_such_database" does not exist\n$/)
   })
 
-  test.each(['members', 'history'])(
+  test.each(['members', 'history', 'web'])(
     '%s in a schema that is missing says which command to run, exit code 1',
     async (command) => {
       const { code, stderr } = await pgMembership([command, '--schema', 'no_such_schema'])

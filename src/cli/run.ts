@@ -9,6 +9,7 @@ import { membersCommand } from './members.js'
 import { migrateCommand } from './migrate.js'
 import { sqlCommand } from './sql.js'
 import { inOneLine, visible } from './visible.js'
+import { webCommand } from './web.js'
 
 const COMMANDS: Readonly<Record<string, Command>> = {
   migrate: migrateCommand,
@@ -16,6 +17,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   members: membersCommand,
   history: historyCommand,
   doctor: doctorCommand,
+  web: webCommand,
 }
 
 const HELP = `Usage: pg-membership COMMAND [options]

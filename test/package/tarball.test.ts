@@ -19,7 +19,6 @@ import { untar } from '../support/untar.js'
 const ROOT = join(import.meta.dirname, '../..')
 const TSC = join(ROOT, 'node_modules/typescript/bin/tsc')
 const ATTW = join(ROOT, 'node_modules/@arethetypeswrong/cli/dist/index.js')
-/** Brought by tsx. */
 const ESBUILD = join(ROOT, 'node_modules/esbuild/bin/esbuild')
 const DEPENDENCIES = ['pg', 'pg-connection-string', 'pg-listen', 'kysely', 'uuid']
 
@@ -44,7 +43,7 @@ afterAll(() => {
 describe('the tarball', () => {
   test('has dist/, migrations/, docs/, examples/, README, LICENSE, CHANGELOG, and nothing else', () => {
     const expected =
-      /^(dist\/.+\.(d\.ts|js|js\.map)|migrations\/.+\.sql|docs\/.+\.(md|svg|json|yaml)|examples\/.+\.(md|ts)|(README|CHANGELOG)\.md|LICENSE|package\.json)$/
+      /^(dist\/.+\.(d\.ts|js|js\.map)|dist\/web\/page\/.+|migrations\/.+\.sql|docs\/.+\.(md|svg|png|json|yaml)|examples\/.+\.(md|ts)|(README|CHANGELOG)\.md|LICENSE|package\.json)$/
     expect(files.filter((file) => !expected.test(file))).toEqual([])
     const top = new Set(files.map((file) => file.replace(/\/.*/, '')))
     expect([...top].sort()).toEqual(

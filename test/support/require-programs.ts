@@ -9,6 +9,7 @@ const PACKAGES = {
   etcd: 'etcd-server',
   patroni: 'patroni python3-etcd',
   haproxy: 'haproxy',
+  chromium: 'chromium',
 } as const
 
 export type Program = keyof typeof PACKAGES

@@ -1,0 +1,123 @@
+/**
+ * The one connection of the page's server. It opens when something is asked, and after any trouble the next question
+ * opens another. Each question is a transaction of its own that can only read: a standby is good enough.
+ */
+import pg from 'pg'
+import { within } from '../kit/waiting.js'
+import { type ClientConfig, clientConfig } from '../postgres/connection/client.js'
+import { begin } from '../postgres/connection/settings.js'
+import { breaksConnection, permanentError } from '../postgres/errors.js'
+import { quoteIdentifier } from '../postgres/identifier.js'
+import { checkSchemaVersion, type FoundVersion } from '../postgres/schema/version.js'
+
+const CONNECT_TIMEOUT_MS = 5_000
+/** The server stops a statement after this time. */
+const STATEMENT_TIMEOUT_MS = 10_000
+/** A connection that has not answered by then is dead. */
+const ANSWER_TIMEOUT_MS = STATEMENT_TIMEOUT_MS + 2_000
+
+/** `$$.` in the text stands for the schema. */
+export type Query = <T extends object>(text: string, values: readonly unknown[]) => Promise<T[]>
+
+interface Open {
+  readonly client: pg.Client
+  readonly socket: ClientConfig
+}
+
+export class Database {
+  readonly #connection: string
+  readonly #prefix: string
+  #open: Promise<Open> | undefined
+  #lastTurn: Promise<unknown> = Promise.resolve()
+  #isClosed = false
+
+  constructor(connection: string, schema: string) {
+    this.#connection = connection
+    this.#prefix = `${quoteIdentifier(schema)}.`
+  }
+
+  /** Asks in one transaction. Questions wait for one another. */
+  ask<T>(read: (query: Query) => Promise<T>): Promise<T> {
+    const turn = this.#lastTurn.then(() => this.#ask(read))
+    this.#lastTurn = turn.catch(() => undefined)
+    return turn
+  }
+
+  /** Ends the connection at once. */
+  close(): void {
+    this.#isClosed = true
+    this.#discard(this.#open)
+  }
+
+  async #ask<T>(read: (query: Query) => Promise<T>): Promise<T> {
+    const opening = (this.#open ??= this.#connect())
+    try {
+      const { client } = await opening
+      const query: Query = async <R extends object>(text: string, values: readonly unknown[]) => {
+        const sql = text.replaceAll('$$.', () => this.#prefix)
+        return (await within(ANSWER_TIMEOUT_MS, client.query<R>(sql, [...values]), 'the answer')).rows
+      }
+      const bounds = { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: STATEMENT_TIMEOUT_MS }
+      await within(ANSWER_TIMEOUT_MS, client.query(begin('read only', bounds)), 'the answer')
+      const answer = await read(query)
+      await within(ANSWER_TIMEOUT_MS, client.query('commit'), 'the answer')
+      return answer
+    } catch (error) {
+      // A statement that was refused leaves a transaction to end; anything else, a connection that nobody can trust.
+      if (breaksConnection(error) || !(await this.#rolledBack(opening))) this.#discard(opening)
+      throw permanentError(error) ?? error
+    }
+  }
+
+  async #rolledBack(opening: Promise<Open>): Promise<boolean> {
+    try {
+      const { client } = await opening
+      await within(ANSWER_TIMEOUT_MS, client.query('rollback'), 'the answer')
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  async #connect(): Promise<Open> {
+    if (this.#isClosed) throw new Error('The page is closed')
+    const socket = await clientConfig({
+      connection: this.#connection,
+      applicationName: 'pg-membership web',
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    })
+    const client = new pg.Client(socket.config)
+    client.on('error', () => undefined)
+    try {
+      await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
+      const schemaVersion = `select version, compatible_from as "compatibleFrom" from ${this.#prefix}schema_version()`
+      const { rows } = await within(
+        ANSWER_TIMEOUT_MS,
+        client.query<FoundVersion>(schemaVersion),
+        'the answer',
+      )
+      checkSchemaVersion(rows[0])
+    } catch (error) {
+      socket.destroy()
+      throw error
+    }
+    const open = { client, socket }
+    // A connection that ends while nothing is asked costs no question.
+    client.once('end', () => void this.#forget(open))
+    return open
+  }
+
+  async #forget(ended: Open): Promise<void> {
+    const opening = this.#open
+    const open = await opening?.catch(() => undefined)
+    if (open === ended && this.#open === opening) this.#open = undefined
+  }
+
+  #discard(opening: Promise<Open> | undefined): void {
+    if (this.#open === opening) this.#open = undefined
+    opening?.then(
+      ({ socket }) => socket.destroy(),
+      () => undefined,
+    )
+  }
+}
