@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { text } from 'node:stream/consumers'
 import { migrationSql } from 'pg-membership'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { MAIN, pgMembership } from './support/command-line.js'
+import { MAIN, pgMembership, pgMembershipProcess } from './support/command-line.js'
 import { adminClient, databaseUrl, freshSchema, newSchemaName } from './support/database.js'
 
 const ada = randomUUID()
@@ -60,13 +60,13 @@ function json(stdout: string): Record<string, unknown>[] {
 
 describe('contract: help and exit codes', () => {
   test('--help lists the commands and the exit codes, and exits 0', async () => {
-    const { code, stdout, stderr } = await pgMembership(['--help'])
+    const { code, stdout, stderr } = await pgMembershipProcess(['--help'])
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     for (const word of ['migrate', 'sql', 'members', 'history', 'DATABASE_URL', 'Exit codes'])
       expect(stdout).toContain(word)
   })
 
-  test.each(['migrate', 'sql', 'members', 'history'])(
+  test.each(['migrate', 'sql', 'members', 'history', 'doctor'])(
     '%s --help tells its options without a database',
     async (command) => {
       const { code, stdout } = await pgMembership([command, '--help'], { DATABASE_URL: undefined })
@@ -108,7 +108,7 @@ describe('contract: help and exit codes', () => {
   })
 
   test('no database given is misuse, and says what to give', async () => {
-    const { code, stderr } = await pgMembership(['members'], { DATABASE_URL: undefined })
+    const { code, stderr } = await pgMembershipProcess(['members'], { DATABASE_URL: undefined })
     expect(code).toBe(2)
     expect(stderr).toContain('--connection URL, or set DATABASE_URL')
   })

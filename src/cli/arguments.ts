@@ -6,7 +6,15 @@ export type OptionsConfig = NonNullable<ParseArgsConfig['options']>
 /** The caller got the command wrong: exit code 2. */
 export class UsageError extends Error {}
 
+/** What a command sees of the process that it runs in. */
+export interface Surroundings {
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** The width of the terminal; undefined where the output goes elsewhere. */
+  readonly columns?: number | undefined
+}
+
 export interface Arguments {
+  readonly surroundings: Surroundings
   readonly positionals: readonly string[]
   flag(name: string): boolean
   text(name: string): string | undefined
@@ -30,7 +38,11 @@ export interface Syntax {
   readonly connects: boolean
 }
 
-export function parseArguments(args: readonly string[], syntax: Syntax): Arguments {
+export function parseArguments(
+  args: readonly string[],
+  syntax: Syntax,
+  surroundings: Surroundings,
+): Arguments {
   const options = { ...COMMON, ...(syntax.connects ? CONNECTED : {}), ...syntax.options }
   const { values, positionals } = parsed([...args], options)
   const extra = positionals[syntax.maxPositionals]
@@ -41,6 +53,7 @@ export function parseArguments(args: readonly string[], syntax: Syntax): Argumen
     return typeof value === 'string' ? value : undefined
   }
   return {
+    surroundings,
     positionals,
     flag: (name) => values[name] === true,
     text,

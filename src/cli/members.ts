@@ -76,7 +76,7 @@ function tableOf(rows: readonly Row[], args: Arguments): string {
       : []),
     { title: 'DATA', value: ({ data }) => data, cut: true },
   ]
-  return table(rows, columns, { wide: args.flag('wide') })
+  return table(rows, columns, { wide: args.flag('wide'), columns: args.surroundings.columns })
 }
 
 function toJson(row: Row): object {

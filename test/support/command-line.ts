@@ -1,5 +1,6 @@
 import { execFile, type ExecFileOptions } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
+import { runCommand } from '../../src/cli/run.js'
 import { databaseUrl } from './database.js'
 
 export const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
@@ -10,8 +11,23 @@ export interface Outcome {
   readonly stderr: string
 }
 
-/** As a user runs it, with DATABASE_URL set; `env` overrides, and undefined unsets. */
-export function pgMembership(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
+/** As a user runs it, with DATABASE_URL set; `env` overrides, and undefined unsets. In this process, to be quick. */
+export async function pgMembership(
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+): Promise<Outcome & { readonly code: number }> {
+  const written = { stdout: '', stderr: '' }
+  const output = (name: 'stdout' | 'stderr') => ({ write: (text: string) => (written[name] += text) })
+  const code = await runCommand(args, {
+    stdout: output('stdout'),
+    stderr: output('stderr'),
+    env: { ...process.env, DATABASE_URL: databaseUrl(), ...env },
+  })
+  return { code, ...written }
+}
+
+/** The same in a process of its own: what the shell sees. */
+export function pgMembershipProcess(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
   const options: ExecFileOptions = {
     env: { ...process.env, DATABASE_URL: databaseUrl(), ...env },
     encoding: 'utf8',
