@@ -224,13 +224,16 @@ describe('contract: members', () => {
     const { code, stdout, stderr } = await run('members', 'chat')
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     const [head, row, ...rest] = cells(stdout)
-    expect(head).toEqual(['ID', 'TOKEN', 'REGISTERED', 'HERE FOR', 'HEARTBEAT', 'DATA'])
+    expect(head).toEqual(['ID', 'TOKEN', 'REGISTERED', 'HERE FOR', 'HEARTBEAT', 'TTL', 'HOST', 'PID', 'DATA'])
     expect(row).toEqual([
       ada,
       '1',
       expect.stringMatching(/^\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ$/),
       expect.stringMatching(/^3h( \dm)?$/),
-      expect.stringMatching(/^[1-5]m( \d+s)? ago$/),
+      expect.stringMatching(/^[1-5]m( \d+s)? ago OVERDUE$/),
+      '15s',
+      '?',
+      '?',
       'wörld 💥\\u001b[31m',
     ])
     expect(rest).toEqual([])
@@ -252,7 +255,10 @@ describe('contract: members', () => {
         token: 1,
         data: 'wörld 💥\x1b[31m',
         session: null,
+        host: null,
+        pid: null,
         ttlMs: 15_000,
+        isOverdue: true,
         registeredAt: expect.stringMatching(/T.*Z$/) as string,
         hereForMs: expect.any(Number) as number,
         silentForMs: expect.any(Number) as number,
@@ -270,6 +276,20 @@ describe('contract: members', () => {
     expect(table[2]?.at(-1)).toBe(DATA_OF_BOB)
     expect(json((await run('members', 'chat', '--at', '4h', '--json')).stdout)).toEqual([])
     expect(json((await run('members', 'chat', '--at', '2020-01-01', '--json')).stdout)).toEqual([])
+  })
+
+  test('shows the host and the pid of the process', async () => {
+    const elsewhere = await freshSchema()
+    await using admin = await adminClient()
+    await admin.query(`set search_path = ${elsewhere}`)
+    const session = 'pg-membership db host 4711 0123456789ab'
+    await admin.query(`set application_name = '${session}'`)
+    await admin.query(
+      `select register('chat', array[gen_random_uuid()], '{x}', '{0}', '15s', null, $1, pg_backend_pid())`,
+      [session],
+    )
+    const { stdout } = await pgMembership(['members', '--json', '--schema', elsewhere])
+    expect(json(stdout)).toMatchObject([{ session, host: 'db host', pid: 4711, isOverdue: false }])
   })
 
   test('a cluster that never was is named, with those that are', async () => {
