@@ -1,127 +1,123 @@
-/** The doctor: each thing that it looks at is well, and then made wrong. */
 import { randomUUID } from 'node:crypto'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { diagnose } from '../src/cli/doctor/diagnose.js'
 import type { Finding } from '../src/cli/doctor/finding.js'
 import { pgMembership } from './support/command-line.js'
-import { type AdminClient, adminClient, databaseUrl, freshSchema } from './support/database.js'
+import { type AdminClient, adminClient, freshSchema, newSchemaName } from './support/database.js'
+import { startRoles } from './support/roles.js'
 
-let admin: AdminClient
 let schema: string
+let admin: AdminClient
 
-beforeAll(async () => {
-  admin = await adminClient()
+beforeEach(async () => {
   schema = await freshSchema()
+  admin = await adminClient()
+  await admin.query(`set search_path = ${schema}`)
 })
-afterAll(() => admin.end())
+afterEach(() => admin.end())
 
-async function findings(
-  url = databaseUrl(),
-  name = schema,
-): Promise<{ code: number | string; all: Finding[] }> {
-  const { code, stdout } = await pgMembership(['doctor', '--json', '--schema', name, '--connection', url])
-  return { code, all: JSON.parse(stdout) as Finding[] }
+async function findings(client = admin, name = schema, backendPid?: number): Promise<Finding[]> {
+  await client.query('begin read only')
+  try {
+    return await diagnose({
+      query: async <T extends object>(text: string, values: readonly unknown[]) =>
+        (
+          await client.query<T>(
+            text.replaceAll('$$.', () => `${name}.`),
+            [...values],
+          )
+        ).rows,
+      schema: name,
+      backendPid,
+    })
+  } finally {
+    await client.query('rollback')
+  }
 }
 
-const codesOf = (all: readonly Finding[]) => all.map(({ code, severity }) => `${severity} ${code}`)
-
-/** What is wrong, but for the state of the server that all tests share. */
-async function wrong(): Promise<string[]> {
-  const { all } = await findings()
-  return codesOf(all).filter((line) => /^(alert|warning) (drift|row|no-|overdue|schema|listening)/.test(line))
+/** Those that concern this schema: other tests share the server. */
+async function trouble(...args: Parameters<typeof findings>): Promise<string[]> {
+  const shared = ['long-transactions', 'connections', 'notification-queue']
+  const found = (await findings(...args)).filter(
+    ({ severity, code }) => severity !== 'ok' && !shared.includes(code),
+  )
+  for (const { consequence, todo } of found) expect([consequence, todo]).not.toContain('')
+  return found.map(({ severity, code, what }) => `${severity} ${code}: ${what}`)
 }
 
-test('contract: a new schema has no alert, and every check says what it saw', async () => {
-  const { code, all } = await findings()
-  expect(code).toBe(0)
-  expect(all.filter(({ severity }) => severity === 'alert')).toEqual([])
-  const codes = all.map((finding) => finding.code)
-  for (const expected of [
-    'drift',
-    'privileges',
-    'row-security',
-    'sweeping',
-    'clock',
-    'members-table',
-    'log',
-    'listening',
-  ])
-    expect(codes).toContain(expected)
-  for (const { severity, consequence, todo } of all)
-    if (severity !== 'ok') expect([consequence, todo]).not.toContain('')
-  const { stdout } = await pgMembership(['doctor', '--schema', schema])
-  expect(stdout).toContain('ok       LISTEN works through this connection.')
-})
-
-test.each([
-  [
-    'a function with another body',
-    `create or replace function $.channel(cluster_name text) returns text language sql as 'select ''x'''`,
-  ],
-  ['a trigger that is switched off', 'alter table $.members disable trigger user'],
-  ['an index that is missing', 'drop index $.events_in_time'],
-  ['a view that is missing', 'drop view $.changes'],
-])('contract: the catalog has drifted: %s', async (_, sql) => {
-  const other = await freshSchema()
-  expect(codesOf((await findings(databaseUrl(), other)).all)).toContain('ok drift')
-  await admin.query(sql.replaceAll('$', other))
-  const { code, all } = await findings(databaseUrl(), other)
-  expect(code).toBe(3)
-  expect(codesOf(all)).toContain('alert drift')
-})
-
-test('contract: row level security without its policy is an alert', async () => {
-  await admin.query(`alter table ${schema}.members enable row level security`)
-  expect(await wrong()).toEqual([])
-  await admin.query(`drop policy by_grants_alone on ${schema}.members`)
-  expect(await wrong()).toEqual(['alert row-security'])
-  await admin.query(`create policy by_grants_alone on ${schema}.members using (true) with check (true)`)
-  await admin.query(`alter table ${schema}.members disable row level security`)
-})
-
-test('contract: members that nobody sweeps are an alert, those past their ttl a warning', async () => {
-  await admin.query(
-    `select from ${schema}.register('quiet', array[$1::uuid], '{""}', '{0}', '15s', null, 's', 0)`,
-    [randomUUID()],
-  )
-  expect(await wrong()).toEqual([])
-  await admin.query(
-    `update ${schema}.sweeps set swept_at = swept_at - interval '1 min' where cluster = 'quiet'`,
-  )
-  expect(await wrong()).toEqual(['alert no-sweeper'])
-  await admin.query(
-    `update ${schema}.sweeps set swept_at = clock_timestamp() + interval '1 min' where cluster = 'quiet'`,
-  )
-  await admin.query(
-    `update ${schema}.members set heartbeat_at = heartbeat_at - interval '1 min' where cluster = 'quiet'`,
-  )
-  expect(await wrong()).toEqual(['warning overdue'])
-})
-
-test('contract: a schema that is missing is an alert, and says which command to run', async () => {
-  const { code, all } = await findings(databaseUrl(), 'no_such_schema')
-  expect(code).toBe(3)
-  expect(all[0]).toMatchObject({
-    code: 'schema-version',
-    severity: 'alert',
-    todo: 'Run: npx pg-membership migrate',
+describe('contract: the doctor', () => {
+  test('finds nothing where nothing is wrong', async () => {
+    expect(await trouble()).toEqual([])
   })
-})
 
-test('promise 15: a role without grants is told so; a reader sees all that concerns members', async () => {
-  const role = `doctor_${randomUUID().slice(0, 8)}`
-  await admin.query(`create role ${role} login; grant usage on schema ${schema} to ${role}`)
-  const url = new URL(databaseUrl())
-  url.username = role
-  const { code, all } = await findings(url.href)
-  expect(code).toBe(3)
-  expect(all[0]?.what).toContain('The schema is not granted to this role')
-  expect(all[0]?.todo).toContain('pg-membership sql --grants')
-  const { stdout: grants } = await pgMembership(['sql', '--grants', `reader=${role}`, '--schema', schema])
-  await admin.query(grants)
-  const granted = await findings(url.href)
-  expect(granted.all.find((finding) => finding.code === 'privileges')?.what).toBe(
-    `The role ${role} may read.`,
-  )
-  expect(codesOf(granted.all).filter((line) => line.endsWith('-unknown'))).toEqual([])
-  await admin.query(`drop owned by ${role}; drop role ${role}`)
+  test.each([
+    ['drop index events_in_time', 'alert schema-drift: index events_in_time is missing'],
+    [
+      'alter table members drop column suspected_at cascade',
+      'alert schema-drift: column members.suspected_at is missing',
+    ],
+    [
+      'alter table members disable trigger members_changed',
+      'alert schema-drift: trigger members_changed is switched off or invalid',
+    ],
+    [
+      'create or replace function drop_cluster(cluster_name text) returns void language sql as $$ select $$',
+      'alert schema-drift: function drop_cluster was changed',
+    ],
+    [
+      'alter function sweep_as_owner(text) security invoker',
+      'alert schema-drift: function sweep_as_owner was changed',
+    ],
+    ['create table customers (id integer)', 'note schema-extras: not of this package: table customers'],
+    [
+      'alter table members enable row level security; drop policy by_grants_alone on members',
+      'alert row-security: row level security hides rows of members',
+    ],
+  ])('%s', async (sql, expected) => {
+    await admin.query(sql)
+    expect(await trouble()).toContain(expected)
+  })
+
+  test('a schema that is missing, and a pooler', async () => {
+    expect(await trouble(admin, newSchemaName())).toContain('alert schema-version: The schema is missing')
+    expect(await trouble(admin, schema, 1)).toEqual([expect.stringContaining('warning listen: a pooler')])
+  })
+
+  test('a member past its ttl that nobody sweeps: exit code 3, with --json too', async () => {
+    const id = randomUUID()
+    await admin.query(`select register('chat', array[$1::uuid], '{x}', '{0}', '15s', null, 's', 0)`, [id])
+    await admin.query(`alter table members disable trigger user`)
+    await admin.query(`update members set heartbeat_at = heartbeat_at - interval '1 min'`)
+    await admin.query(`alter table members enable trigger user`)
+    await admin.query(`delete from sweeps`)
+    const { code, stdout, stderr } = await pgMembership(['doctor', '--schema', schema])
+    expect({ code, stderr }).toEqual({ code: 3, stderr: '' })
+    expect(stdout).toContain(`ALERT    members-overdue: past their ttl, but not removed: chat ${id}\n`)
+    expect(stdout).toContain('ALERT    sweeping: nobody sweeps "chat"\n')
+    const json = await pgMembership(['doctor', '--schema', schema, '--json'])
+    expect(json.code).toBe(3)
+    expect(JSON.parse(json.stdout)).toContainEqual(
+      expect.objectContaining({ code: 'sweeping', severity: 'alert' }),
+    )
+  })
+
+  test('a reader may run it; what the role may not see is a note, and nothing fails', async () => {
+    const roles = await startRoles()
+    await using reader = await roles.as('reader')
+    const found = await findings(reader, roles.schema)
+    expect(found.filter(({ severity }) => severity === 'alert')).toEqual([])
+    expect(found.filter(({ what }) => what.startsWith('could not be checked'))).toEqual([])
+    expect(found).toContainEqual(
+      expect.objectContaining({
+        code: 'privileges',
+        severity: 'note',
+        what: expect.stringContaining('register') as string,
+      }),
+    )
+    expect(found.map(({ what }) => what)).toContain('this role sees only its own transactions')
+    await using nobody = await roles.as('nobody')
+    const unseen = await findings(nobody, roles.schema)
+    expect(unseen).toContainEqual(expect.objectContaining({ code: 'members-overdue', severity: 'note' }))
+    expect(unseen).toContainEqual(expect.objectContaining({ code: 'locks', severity: 'ok' }))
+  })
 })

@@ -6,8 +6,15 @@ export type OptionsConfig = NonNullable<ParseArgsConfig['options']>
 /** The caller got the command wrong: exit code 2. */
 export class UsageError extends Error {}
 
+/** What a command sees of the process that it runs in. */
+export interface Surroundings {
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** The width of the terminal; undefined where the output goes elsewhere. */
+  readonly columns?: number | undefined
+}
+
 export interface Arguments {
-  readonly environment: NodeJS.ProcessEnv
+  readonly surroundings: Surroundings
   readonly positionals: readonly string[]
   flag(name: string): boolean
   text(name: string): string | undefined
@@ -34,7 +41,7 @@ export interface Syntax {
 export function parseArguments(
   args: readonly string[],
   syntax: Syntax,
-  environment: NodeJS.ProcessEnv,
+  surroundings: Surroundings,
 ): Arguments {
   const options = { ...COMMON, ...(syntax.connects ? CONNECTED : {}), ...syntax.options }
   const { values, positionals } = parsed([...args], options)
@@ -46,7 +53,7 @@ export function parseArguments(
     return typeof value === 'string' ? value : undefined
   }
   return {
-    environment,
+    surroundings,
     positionals,
     flag: (name) => values[name] === true,
     text,

@@ -15,7 +15,7 @@ const CLOSE_TIMEOUT_MS = 2_000
 const STATEMENT_TIMEOUT_MS = 60_000
 
 export function connectionUrl(args: Arguments): string {
-  const url = args.text('connection') ?? args.environment.DATABASE_URL
+  const url = args.text('connection') ?? args.surroundings.env.DATABASE_URL
   if (!url) throw new UsageError('no database: give --connection URL, or set DATABASE_URL')
   return url
 }
@@ -23,7 +23,23 @@ export function connectionUrl(args: Arguments): string {
 /** `$$.` in the text stands for the schema. */
 export type Query = <T extends object>(text: string, values: readonly unknown[]) => Promise<T[]>
 
-export async function reading<T>(args: Arguments, read: (query: Query) => Promise<T>): Promise<T> {
+/** Runs in one transaction that only reads, in a schema of a version that this code knows. */
+export function reading<T>(args: Arguments, read: (query: Query) => Promise<T>): Promise<T> {
+  return connected(args, async (query) => {
+    const [found] = await query<FoundVersion>(
+      'select version, compatible_from as "compatibleFrom" from $$.schema_version()',
+      [],
+    )
+    checkSchemaVersion(found)
+    return read(query)
+  })
+}
+
+/** As `reading`, whatever schema is there. `backendPid` is the process of the server that the client was told. */
+export async function connected<T>(
+  args: Arguments,
+  read: (query: Query, backendPid: number | undefined) => Promise<T>,
+): Promise<T> {
   const schema = `${quoteIdentifier(schemaName(args.text('schema')))}.`
   const socket = await clientConfig({
     connection: connectionUrl(args),
@@ -42,12 +58,7 @@ export async function reading<T>(args: Arguments, read: (query: Query) => Promis
   try {
     await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
     await client.query(begin('read only', { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: 0 }))
-    const [found] = await query<FoundVersion>(
-      'select version, compatible_from as "compatibleFrom" from $$.schema_version()',
-      [],
-    )
-    checkSchemaVersion(found)
-    return await read(query)
+    return await read(query, (client as { processID?: number }).processID)
   } catch (error) {
     throw permanentError(error) ?? error
   } finally {

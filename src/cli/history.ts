@@ -105,7 +105,7 @@ async function changes(query: Query, question: Question, args: Arguments): Promi
     { title: 'TOKEN', value: ({ token }) => token, align: 'right' },
     { title: 'DATA', value: ({ data }) => data ?? '', cut: true },
   ]
-  return table(rows, columns, { wide: args.flag('wide') })
+  return table(rows, columns, { wide: args.flag('wide'), columns: args.surroundings.columns })
 }
 
 async function stays(query: Query, question: Question, args: Arguments): Promise<string> {
@@ -122,7 +122,7 @@ async function stays(query: Query, question: Question, args: Arguments): Promise
     { title: 'WHY', value: ({ reason }) => reason ?? '' },
     { title: 'DATA', value: ({ data }) => data ?? '', cut: true },
   ]
-  return table(rows, columns, { wide: args.flag('wide') })
+  return table(rows, columns, { wide: args.flag('wide'), columns: args.surroundings.columns })
 }
 
 function parameters({ cluster, member, since, limit }: Question): readonly unknown[] {

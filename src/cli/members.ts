@@ -16,12 +16,16 @@ interface Row {
   readonly session: string | null
 }
 
+/** A sweep removes a silent member within this time after its ttl. */
+const SWEEP_MS = 2_000
+
 export const membersCommand: Command = {
   summary: 'who is a member now, or was at a time',
   help: `Usage: pg-membership members [CLUSTER] [options]
 
 Shows who is a member, of one cluster or of all, oldest registration first, with the age of the last
-heartbeat; or who was a member at a time, and what each carried then.
+heartbeat, the ttl, and the host and pid of the process; or who was a member at a time, and what each
+carried then. OVERDUE: silent for longer than the ttl, and not removed. ?: behind a pooler.
 
   --at TIME          as 2026-01-31T09:00Z, or so long ago, as 90s, 2h30m or 7d
   --wide             do not shorten data
@@ -69,14 +73,17 @@ function tableOf(rows: readonly Row[], args: Arguments): string {
       ? [
           {
             title: 'HEARTBEAT',
-            value: (row: Row) => `${duration(row.silent_ms ?? 0)} ago`,
+            value: (row: Row) => `${duration(row.silent_ms ?? 0)} ago${isOverdue(row) ? ' OVERDUE' : ''}`,
             align: 'right' as const,
           },
+          { title: 'TTL', value: (row: Row) => duration(row.ttl_ms ?? 0), align: 'right' as const },
+          { title: 'HOST', value: (row: Row) => processOf(row)?.host ?? '?' },
+          { title: 'PID', value: (row: Row) => String(processOf(row)?.pid ?? '?'), align: 'right' as const },
         ]
       : []),
     { title: 'DATA', value: ({ data }) => data, cut: true },
   ]
-  return table(rows, columns, { wide: args.flag('wide') })
+  return table(rows, columns, { wide: args.flag('wide'), columns: args.surroundings.columns })
 }
 
 function toJson(row: Row): object {
@@ -89,6 +96,24 @@ function toJson(row: Row): object {
     hereForMs: Math.round(row.here_ms),
     ...(row.silent_ms === null
       ? {}
-      : { silentForMs: Math.round(row.silent_ms), ttlMs: row.ttl_ms, session: row.session }),
+      : {
+          silentForMs: Math.round(row.silent_ms),
+          ttlMs: row.ttl_ms,
+          isOverdue: isOverdue(row),
+          session: row.session,
+          host: processOf(row)?.host ?? null,
+          pid: processOf(row)?.pid ?? null,
+        }),
   }
+}
+
+/** Silent for longer than its ttl, and still here: nobody sweeps, or something holds its row. */
+function isOverdue({ silent_ms: silent, ttl_ms: ttl }: Row): boolean {
+  return silent !== null && ttl !== null && silent > ttl + SWEEP_MS
+}
+
+/** A process names its session after its host and pid. Behind a pooler it claims none. */
+function processOf({ session }: Row): { readonly host: string; readonly pid: number } | undefined {
+  const [, host, pid] = /^pg-membership (.+) (\d+) [0-9a-f]{12}$/.exec(session ?? '') ?? []
+  return host === undefined ? undefined : { host, pid: Number(pid) }
 }

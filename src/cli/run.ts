@@ -1,9 +1,9 @@
-/** The command line as a function: finds the command, and turns errors into one line and an exit code. */
+/** Finds the command, prints what it returns, turns errors into one line and an exit code. */
 import { readFileSync } from 'node:fs'
 import { OptionError } from '../api/errors.js'
-import { parseArguments, UsageError } from './arguments.js'
-import type { Command, Report } from './command.js'
-import { doctorCommand } from './doctor.js'
+import { parseArguments, type Surroundings, UsageError } from './arguments.js'
+import type { Command, Outcome } from './command.js'
+import { doctorCommand } from './doctor/command.js'
 import { historyCommand } from './history.js'
 import { membersCommand } from './members.js'
 import { migrateCommand } from './migrate.js'
@@ -27,46 +27,22 @@ ${Object.entries(COMMANDS)
   .join('\n')}
 
 Each command has its own --help. The database: --connection URL, or DATABASE_URL in the environment.
-Exit codes: 0 done, 1 failed, 2 the command line is wrong, 3 the doctor has an alert.`
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 3 the doctor
+found something that needs somebody now.`
 
-export interface Outcome {
-  readonly exitCode: number
-  readonly stdout: string
-  readonly stderr: string
-}
-
-/** The environment may have DATABASE_URL. */
-export async function run(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<Outcome> {
-  try {
-    const { text, exitCode } = await report(args, environment)
-    return { exitCode, stdout: `${text}\n`, stderr: '' }
-  } catch (error) {
-    const { text, exitCode } = complaint(error, args)
-    return {
-      exitCode,
-      stdout: '',
-      stderr: `pg-membership: ${inOneLine(text.replace(/\s*\n\s*/g, ' '))}\n`,
-    }
-  }
-}
-
-async function report(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<Report> {
+async function run(args: readonly string[], surroundings: Surroundings): Promise<Outcome | string> {
   const [name = '', ...rest] = args
-  if (['--help', '-h', 'help'].includes(name)) return done(HELP)
-  if (['--version', '-v'].includes(name)) return done(version())
+  if (['--help', '-h', 'help'].includes(name)) return HELP
+  if (['--version', '-v'].includes(name)) return version()
   const command = Object.hasOwn(COMMANDS, name) ? COMMANDS[name] : undefined
   if (command === undefined) {
     throw new UsageError(name === '' ? 'no command was given' : `no command ${JSON.stringify(name)}`)
   }
-  const parsed = parseArguments(rest, command, environment)
-  if (parsed.flag('help')) return done(command.help)
+  const parsed = parseArguments(rest, command, surroundings)
+  if (parsed.flag('help')) return command.help
   const result = await command.run(parsed)
-  const { text, exitCode } = typeof result === 'string' ? done(result) : result
+  const { text, exitCode } = typeof result === 'string' ? { text: result, exitCode: 0 } : result
   return { text: command.isExact ? text : visible(text), exitCode }
-}
-
-function done(text: string): Report {
-  return { text, exitCode: 0 }
 }
 
 function version(): string {
@@ -77,10 +53,7 @@ function version(): string {
 const FAILED = 1
 const MISUSED = 2
 
-function complaint(
-  error: unknown,
-  [name = '']: readonly string[],
-): { readonly text: string; readonly exitCode: number } {
+function complaint(error: unknown, name = ''): { readonly text: string; readonly exitCode: number } {
   if (error instanceof UsageError || error instanceof OptionError) {
     const help = `pg-membership ${Object.hasOwn(COMMANDS, name) ? `${name} ` : ''}--help`
     return { text: `${error.message} (see ${help})`, exitCode: MISUSED }
@@ -98,4 +71,35 @@ function inWords(error: unknown): string {
     return `cannot reach the database: ${message} (is it running there? check --connection or DATABASE_URL)`
   }
   return message
+}
+
+/** Where a command writes: the process's own streams, or those of a test. */
+export interface Streams {
+  readonly stdout: Output
+  readonly stderr: Output
+  readonly env: Surroundings['env']
+}
+
+interface Output {
+  write(text: string): unknown
+  readonly isTTY?: boolean
+  readonly columns?: number
+}
+
+/** Runs a command as the arguments say, and returns the exit code. It never fails. */
+export async function runCommand(args: readonly string[], { stdout, stderr, env }: Streams): Promise<number> {
+  const surroundings = {
+    env,
+    columns: stdout.isTTY ? stdout.columns : undefined,
+  }
+  try {
+    const result = await run(args, surroundings)
+    const { text, exitCode } = typeof result === 'string' ? { text: result, exitCode: 0 } : result
+    stdout.write(`${text}\n`)
+    return exitCode
+  } catch (error) {
+    const { text, exitCode } = complaint(error, args[0])
+    stderr.write(`pg-membership: ${inOneLine(text.replace(/\s*\n\s*/g, ' '))}\n`)
+    return exitCode
+  }
 }

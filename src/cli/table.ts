@@ -1,5 +1,4 @@
 /** Tables, times and durations, written for people. */
-import process from 'node:process'
 import { inOneLine } from './visible.js'
 
 export interface Column<T> {
@@ -13,6 +12,8 @@ export interface Column<T> {
 export interface TableOptions {
   /** Cut nothing. */
   readonly wide: boolean
+  /** The width of the terminal; undefined without one. */
+  readonly columns: number | undefined
 }
 
 const GAP = '  '
@@ -20,13 +21,17 @@ const MIN_CUT = 20
 /** The width without a terminal. */
 const DEFAULT_CUT = 60
 
-export function table<T>(rows: readonly T[], columns: readonly Column<T>[], { wide }: TableOptions): string {
+export function table<T>(
+  rows: readonly T[],
+  columns: readonly Column<T>[],
+  { wide, columns: total }: TableOptions,
+): string {
   const cells = rows.map((row) => columns.map(({ value }) => inOneLine(value(row))))
   const widths = columns.map(({ title }, n) =>
     Math.max(title.length, ...cells.map((row) => width(row[n] ?? ''))),
   )
   const others = columns.reduce((sum, { cut }, n) => sum + (cut ? 0 : (widths[n] ?? 0) + GAP.length), 0)
-  const room = process.stdout.isTTY ? Math.max(MIN_CUT, process.stdout.columns - others) : DEFAULT_CUT
+  const room = total ? Math.max(MIN_CUT, total - others) : DEFAULT_CUT
   const line = (row: readonly string[]): string =>
     columns
       .map(({ align, cut: mayCut }, n) => {

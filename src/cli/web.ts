@@ -7,6 +7,7 @@ import type { Diagnose } from '../web/answering.js'
 import { UsageError } from './arguments.js'
 import { type Command, CONNECTION_HELP } from './command.js'
 import { connectionUrl } from './database.js'
+import { diagnose } from './doctor/diagnose.js'
 
 const DEFAULT_HOST = '127.0.0.1'
 const DEFAULT_PORT = 7788
@@ -37,12 +38,13 @@ ${CONNECTION_HELP.replace(/\n *--json.*/, '')}`,
     // Loaded when needed: the other commands start without it.
     const { servePage } = await import('../web/server.js')
     const stopped = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM')])
-    // What it returns is shown: a place for checks of the database.
-    const diagnose: Diagnose = () => Promise.resolve([])
-    const page = await servePage({ connection, schema, host, port, diagnose }).catch((error: unknown) => {
-      if (errorCode(error) !== 'EADDRINUSE') throw error
-      throw new Error(`port ${String(port)} is taken: give another as --port, or 0 for any that is free`)
-    })
+    const diagnosed: Diagnose = (query) => diagnose({ query, schema, backendPid: undefined })
+    const page = await servePage({ connection, schema, host, port, diagnose: diagnosed }).catch(
+      (error: unknown) => {
+        if (errorCode(error) !== 'EADDRINUSE') throw error
+        throw new Error(`port ${String(port)} is taken: give another as --port, or 0 for any that is free`)
+      },
+    )
     if (!isLoopback(host)) {
       process.stderr.write(
         `pg-membership: whoever can reach ${host} can see this page: it asks for no password\n`,

@@ -1,6 +1,6 @@
 import { execFile, type ExecFileOptions } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { run } from '../../src/cli/run.js'
+import { runCommand } from '../../src/cli/run.js'
 import { databaseUrl } from './database.js'
 
 export const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
@@ -11,13 +11,22 @@ export interface Outcome {
   readonly stderr: string
 }
 
-/** What it does, without a process of its own, with DATABASE_URL set; `env` overrides, and undefined unsets. */
-export async function pgMembership(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
-  const { exitCode, stdout, stderr } = await run(args, { DATABASE_URL: databaseUrl(), ...env })
-  return { code: exitCode, stdout, stderr }
+/** As a user runs it, with DATABASE_URL set; `env` overrides, and undefined unsets. In this process, to be quick. */
+export async function pgMembership(
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+): Promise<Outcome & { readonly code: number }> {
+  const written = { stdout: '', stderr: '' }
+  const output = (name: 'stdout' | 'stderr') => ({ write: (text: string) => (written[name] += text) })
+  const code = await runCommand(args, {
+    stdout: output('stdout'),
+    stderr: output('stderr'),
+    env: { ...process.env, DATABASE_URL: databaseUrl(), ...env },
+  })
+  return { code, ...written }
 }
 
-/** The same as a user runs it. */
+/** The same in a process of its own: what the shell sees. */
 export function pgMembershipProcess(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
   const options: ExecFileOptions = {
     env: { ...process.env, DATABASE_URL: databaseUrl(), ...env },

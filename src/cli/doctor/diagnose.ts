@@ -1,40 +1,34 @@
-/** All checks, one after another, on one connection that only reads. */
-import { quoteIdentifier } from '../../postgres/identifier.js'
-import type { Query } from '../database.js'
-import type { Check, Finding } from './finding.js'
-import { installationChecks } from './installation.js'
+/** What is wrong with a schema, its database and the connection to it. */
+import { connectionChecks } from './connection.js'
+import { driftChecks } from './drift.js'
+import type { Finding, Patient, Severity } from './finding.js'
 import { memberChecks } from './members.js'
+import { schemaChecks } from './schema.js'
 import { serverChecks } from './server.js'
 
-/**
- * Needs a transaction under way, and a role that may read. What the role may not see is a finding, too. Never rejects
- * unless the connection is lost.
- */
-export async function diagnose(query: Query, schema: string): Promise<readonly Finding[]> {
-  const name = quoteIdentifier(schema)
-  const findings: Finding[] = []
-  for (const check of [...installationChecks(schema), ...memberChecks, ...serverChecks(name)]) {
-    findings.push(...(await tried(query, check)))
-  }
-  return findings
-}
+const CHECKS = { ...schemaChecks, ...driftChecks, ...connectionChecks, ...memberChecks, ...serverChecks }
+const SEVERITIES: readonly Severity[] = ['alert', 'warning', 'note', 'ok']
 
-async function tried(query: Query, check: Check): Promise<readonly Finding[]> {
-  await query('savepoint looked', [])
-  try {
-    const findings = await check.run(query)
-    await query('release savepoint looked', [])
-    return findings
-  } catch (error) {
-    await query('rollback to savepoint looked', [])
-    return [
-      {
-        code: `${check.code}-unknown`,
+/**
+ * Makes all checks over one connection, inside a transaction of the caller's. It writes nothing. A reader's role is
+ * enough: a check that the role may not make is reported as a note. Returns the worst first.
+ */
+export async function diagnose(patient: Patient): Promise<Finding[]> {
+  const findings: Finding[] = []
+  for (const [code, check] of Object.entries(CHECKS)) {
+    await patient.query('savepoint pg_membership_doctor', [])
+    try {
+      findings.push(...(await check(patient)))
+    } catch (error) {
+      await patient.query('rollback to savepoint pg_membership_doctor', [])
+      findings.push({
+        code,
         severity: 'note',
-        what: `This could not be looked at: ${check.code} (${(error as Error).message}).`,
-        consequence: 'What is wrong there is not seen.',
-        todo: 'Ask as a role that may see it: the owner, or a member of pg_monitor.',
-      },
-    ]
+        what: `could not be checked: ${(error as Error).message}`,
+        consequence: 'Nothing is known about it.',
+        todo: 'Run it with a role that has the grants of a reader, and as a member of pg_monitor to see more.',
+      })
+    }
   }
+  return findings.sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity))
 }

@@ -1,34 +1,33 @@
-/** What the doctor says: one finding for each thing that it looked at. */
 import type { Query } from '../database.js'
 
-/** alert: members are at risk now, or this role cannot do what it is for. warning: they will be, or nobody would see it. */
+/** `alert`: somebody must act now. `warning`: soon. `note`: worth knowing, or what this role cannot see. */
 export type Severity = 'ok' | 'note' | 'warning' | 'alert'
 
 export interface Finding {
-  /** Stable, for programs: 'no-sweeper'. */
+  /** Stays the same between versions, for programs. */
   readonly code: string
   readonly severity: Severity
   readonly what: string
-  /** What follows from it; empty when it is well. */
+  /** Empty where all is well. */
   readonly consequence: string
-  /** What to do; empty when there is nothing to do. */
   readonly todo: string
 }
 
-export interface Check {
-  /** The code of its findings, or the beginning of them. */
-  readonly code: string
-  run(query: Query): Promise<readonly Finding[]>
+export interface Patient {
+  readonly query: Query
+  readonly schema: string
+  /** The process of the server that the client was told; undefined where the caller does not know it. */
+  readonly backendPid: number | undefined
 }
+
+export type Check = (patient: Patient) => Promise<Finding[]>
 
 export function ok(code: string, what: string): Finding {
   return { code, severity: 'ok', what, consequence: '', todo: '' }
 }
 
-/** 1536 as '1.5 KiB'. */
-export function size(bytes: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
-  const unit = bytes < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10))
-  const value = bytes / 1024 ** unit
-  return `${unit === 0 || value >= 100 ? value.toFixed(0) : value.toFixed(1)} ${units[unit] ?? ''}`
+/** At most five names, and how many there are beyond. */
+export function listed(names: readonly string[]): string {
+  const more = names.length > 5 ? ` and ${String(names.length - 5)} more` : ''
+  return names.slice(0, 5).join(', ') + more
 }

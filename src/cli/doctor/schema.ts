@@ -1,0 +1,94 @@
+/** The schema's version, and what the role may do in it. */
+import { grantsText } from '../../postgres/schema/files.js'
+import { checkSchemaVersion, type FoundVersion } from '../../postgres/schema/version.js'
+import { type Check, listed, ok } from './finding.js'
+
+const version: Check = async ({ query, schema }) => {
+  const [there] = await query(
+    `select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = $1 and p.proname = 'schema_version'`,
+    [schema],
+  )
+  const [found] = there
+    ? await query<FoundVersion>(
+        'select version, compatible_from as "compatibleFrom" from $$.schema_version()',
+        [],
+      )
+    : []
+  try {
+    checkSchemaVersion(found)
+    return [ok('schema-version', `the schema has version ${String(found?.version)}`)]
+  } catch (error) {
+    const [what = '', todo = ''] = (error as Error).message.split(/\. (?=Run|Upgrade)/)
+    return [
+      {
+        code: 'schema-version',
+        severity: 'alert',
+        what,
+        consequence: 'Processes with this version of the package cannot start.',
+        todo,
+      },
+    ]
+  }
+}
+
+const privileges: Check = async ({ query, schema }) => {
+  const functions = await query<{ name: string; may: boolean }>(
+    `select p.proname as name, bool_and(has_function_privilege(p.oid, 'execute')) as may
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1 group by 1`,
+    [schema],
+  )
+  const missing = (kind: 'member' | 'reader'): string[] => {
+    const wanted = [...grantsText(kind, 's', 'r').matchAll(/"s"\.(\w+)\(/g)].map(([, name]) => name)
+    return functions.filter(({ name, may }) => !may && wanted.includes(name)).map(({ name }) => name)
+  }
+  const [role] = await query<{ name: string }>('select current_user as name', [])
+  const who = `role ${JSON.stringify(role?.name)}`
+  const [unread, unwritten] = [missing('reader'), missing('member')]
+  const grant = (kind: string): string => `As the owner: npx pg-membership sql --grants ${kind}=ROLE`
+  if (unread.length > 0) {
+    return [
+      {
+        code: 'privileges',
+        severity: 'warning',
+        what: `${who} may not call ${listed(unread)}`,
+        consequence: 'A process with this role cannot read members.',
+        todo: grant('reader'),
+      },
+    ]
+  }
+  if (unwritten.length === 0) return [ok('privileges', `${who} may do all that a member does`)]
+  return [
+    {
+      code: 'privileges',
+      severity: 'note',
+      what: `${who} may read, but not call ${listed(unwritten)}`,
+      consequence: 'A process with this role cannot register.',
+      todo: `Nothing for an auditor. For an application: ${grant('member')}`,
+    },
+  ]
+}
+
+/** The schema has a policy for each table, so that row level security, switched on by somebody, hides nothing. */
+const rowSecurity: Check = async ({ query, schema }) => {
+  const tables = await query<{ name: string }>(
+    `select c.relname as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    left join pg_policy p on p.polrelid = c.oid
+    where n.nspname = $1 and c.relkind = 'r' and c.relrowsecurity
+    group by 1 having not coalesce(bool_or(p.polname = 'by_grants_alone'), false)
+      or bool_or(not p.polpermissive) order by 1`,
+    [schema],
+  )
+  if (tables.length === 0) return [ok('row-security', 'row level security hides no row')]
+  return [
+    {
+      code: 'row-security',
+      severity: 'alert',
+      what: `row level security hides rows of ${listed(tables.map(({ name }) => name))}`,
+      consequence: 'Processes see only a part of the members, and take the others for gone.',
+      todo: 'Switch it off for these tables, or drop the restrictive policy and restore by_grants_alone.',
+    },
+  ]
+}
+
+export const schemaChecks = { 'schema-version': version, privileges, 'row-security': rowSecurity }
