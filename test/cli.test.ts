@@ -64,7 +64,7 @@ describe('contract: help and exit codes', () => {
       expect(stdout).toContain(word)
   })
 
-  test.each(['migrate', 'sql', 'members', 'history', 'doctor', 'web'])(
+  test.each('migrate sql members history watch flapping doctor web evict allow trim drop'.split(' '))(
     '%s --help tells its options without a database',
     async (command) => {
       const { code, stdout } = await pgMembership([command, '--help'], { DATABASE_URL: undefined })

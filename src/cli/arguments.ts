@@ -11,6 +11,12 @@ export interface Surroundings {
   readonly env: Readonly<Record<string, string | undefined>>
   /** The width of the terminal; undefined where the output goes elsewhere. */
   readonly columns?: number | undefined
+  /** Whether colours are wanted. */
+  readonly hasColours?: boolean
+  /** Writes at once, unchanged: for commands that go on. */
+  readonly print: (text: string) => void
+  /** Aborts when nobody reads any more. */
+  readonly signal: AbortSignal | undefined
 }
 
 export interface Arguments {
@@ -75,6 +81,22 @@ function parsed(args: string[], options: OptionsConfig) {
     // Node adds advice about '--', which hardly ever helps: keep the first sentence.
     throw new UsageError((error as Error).message.split(/[.\n]/)[0], { cause: error })
   }
+}
+
+/** A length of time, as '90s' or '2h30m'. */
+export function lengthMs(args: Arguments, name: string): number | undefined {
+  const length = moment(args, name)
+  if (length === undefined) return undefined
+  if (length.agoMs === null) throw new UsageError(`--${name} must be a duration like 90s, 2h30m or 7d`)
+  return length.agoMs
+}
+
+/** The id of a member. */
+export function uuid(name: string, value: string): string {
+  if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value)) {
+    throw new UsageError(`${name} must be the id of a member, a UUID, not ${JSON.stringify(value)}`)
+  }
+  return value
 }
 
 const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1e3, m: 6e4, h: 36e5, d: 864e5, w: 6048e5 }

@@ -35,10 +35,24 @@ export function reading<T>(args: Arguments, read: (query: Query) => Promise<T>):
   })
 }
 
+/** Runs in one transaction that may write, and commits it. */
+export function changing<T>(args: Arguments, change: (query: Query) => Promise<T>): Promise<T> {
+  return connected(
+    args,
+    async (query) => {
+      const result = await change(query)
+      await query('commit', [])
+      return result
+    },
+    'read write',
+  )
+}
+
 /** As `reading`, whatever schema is there. `backendPid` is the process of the server that the client was told. */
 export async function connected<T>(
   args: Arguments,
   read: (query: Query, backendPid: number | undefined) => Promise<T>,
+  access: 'read only' | 'read write' = 'read only',
 ): Promise<T> {
   const schema = `${quoteIdentifier(schemaName(args.text('schema')))}.`
   const socket = await clientConfig({
@@ -57,7 +71,7 @@ export async function connected<T>(
     ).rows
   try {
     await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
-    await client.query(begin('read only', { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: 0 }))
+    await client.query(begin(access, { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: 0 }))
     return await read(query, (client as { processID?: number }).processID)
   } catch (error) {
     throw permanentError(error) ?? error

@@ -1,4 +1,4 @@
-import { type Arguments, type Moment, moment, UsageError } from './arguments.js'
+import { type Arguments, type Moment, moment, uuid } from './arguments.js'
 import { type Command, CONNECTION_HELP } from './command.js'
 import { noSuchCluster, type Query, reading } from './database.js'
 import { type Column, duration, table, time } from './table.js'
@@ -131,10 +131,7 @@ function parameters({ cluster, member, since, limit }: Question): readonly unkno
 
 function memberId(args: Arguments): string | undefined {
   const id = args.text('member')
-  if (id !== undefined && !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(id)) {
-    throw new UsageError(`--member must be the id of a member, a UUID, not ${JSON.stringify(id)}`)
-  }
-  return id
+  return id === undefined ? undefined : uuid('--member', id)
 }
 
 function changeToJson({ cluster, revision, at, kind, reason, member, token, data }: Change): object {

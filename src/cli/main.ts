@@ -3,9 +3,16 @@
 import process from 'node:process'
 import { runCommand } from './run.js'
 
+const ended = new AbortController()
 // It is no failure if the program that reads our output stops early, as in `| head -1`.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') process.exitCode = 1
+  ended.abort()
 })
 
-process.exitCode = await runCommand(process.argv.slice(2), process)
+process.exitCode = await runCommand(process.argv.slice(2), {
+  stdout: process.stdout,
+  stderr: process.stderr,
+  env: process.env,
+  signal: ended.signal,
+})

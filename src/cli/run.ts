@@ -4,11 +4,16 @@ import { OptionError } from '../api/errors.js'
 import { parseArguments, type Surroundings, UsageError } from './arguments.js'
 import type { Command, Outcome } from './command.js'
 import { doctorCommand } from './doctor/command.js'
+import { dropCommand } from './drop.js'
+import { allowCommand, evictCommand } from './evict.js'
+import { flappingCommand } from './flapping.js'
 import { historyCommand } from './history.js'
 import { membersCommand } from './members.js'
 import { migrateCommand } from './migrate.js'
 import { sqlCommand } from './sql.js'
+import { trimCommand } from './trim.js'
 import { inOneLine, visible } from './visible.js'
+import { watchCommand } from './watch.js'
 import { webCommand } from './web.js'
 
 const COMMANDS: Readonly<Record<string, Command>> = {
@@ -16,8 +21,14 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   sql: sqlCommand,
   members: membersCommand,
   history: historyCommand,
+  watch: watchCommand,
+  flapping: flappingCommand,
   doctor: doctorCommand,
   web: webCommand,
+  evict: evictCommand,
+  allow: allowCommand,
+  trim: trimCommand,
+  drop: dropCommand,
 }
 
 const HELP = `Usage: pg-membership COMMAND [options]
@@ -78,6 +89,7 @@ export interface Streams {
   readonly stdout: Output
   readonly stderr: Output
   readonly env: Surroundings['env']
+  readonly signal?: AbortSignal
 }
 
 interface Output {
@@ -87,15 +99,21 @@ interface Output {
 }
 
 /** Runs a command as the arguments say, and returns the exit code. It never fails. */
-export async function runCommand(args: readonly string[], { stdout, stderr, env }: Streams): Promise<number> {
+export async function runCommand(
+  args: readonly string[],
+  { stdout, stderr, env, signal }: Streams,
+): Promise<number> {
   const surroundings = {
     env,
     columns: stdout.isTTY ? stdout.columns : undefined,
+    hasColours: stdout.isTTY === true && !env.NO_COLOR,
+    print: (text: string) => void stdout.write(text),
+    signal,
   }
   try {
     const result = await run(args, surroundings)
     const { text, exitCode } = typeof result === 'string' ? { text: result, exitCode: 0 } : result
-    stdout.write(`${text}\n`)
+    if (text !== '') stdout.write(`${text}\n`)
     return exitCode
   } catch (error) {
     const { text, exitCode } = complaint(error, args[0])

@@ -11,17 +11,25 @@ export interface Outcome {
   readonly stderr: string
 }
 
+/** For a command that goes on. */
+export interface Following {
+  readonly signal?: AbortSignal
+  /** What it has written so far. */
+  readonly written?: { stdout: string; stderr: string }
+}
+
 /** As a user runs it, with DATABASE_URL set; `env` overrides, and undefined unsets. In this process, to be quick. */
 export async function pgMembership(
   args: readonly string[],
   env: NodeJS.ProcessEnv = {},
+  { signal, written = { stdout: '', stderr: '' } }: Following = {},
 ): Promise<Outcome & { readonly code: number }> {
-  const written = { stdout: '', stderr: '' }
   const output = (name: 'stdout' | 'stderr') => ({ write: (text: string) => (written[name] += text) })
   const code = await runCommand(args, {
     stdout: output('stdout'),
     stderr: output('stderr'),
     env: { ...process.env, DATABASE_URL: databaseUrl(), ...env },
+    ...(signal ? { signal } : {}),
   })
   return { code, ...written }
 }

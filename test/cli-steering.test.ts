@@ -1,0 +1,178 @@
+/** The commands that change something, and those that go on. */
+import { randomUUID } from 'node:crypto'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { pgMembership } from './support/command-line.js'
+import { type AdminClient, adminClient, freshSchema, newSchemaName, uniqueName } from './support/database.js'
+import { storyOf } from './support/event-log.js'
+import { until } from './support/until.js'
+
+let admin: AdminClient
+let schema: string
+
+beforeAll(async () => {
+  schema = await freshSchema()
+  admin = await adminClient()
+  await admin.query(`set search_path = ${schema}`)
+})
+afterAll(() => admin.end())
+
+const run = (...args: string[]) => pgMembership([...args, '--schema', schema])
+
+async function joined(cluster: string, data = 'x'): Promise<string> {
+  const id = randomUUID()
+  const register = `select from register($1, array[$2::uuid], array[convert_to($3, 'UTF8')], '{0}', '15s', null, 's', 0)`
+  await admin.query(register, [cluster, id, data])
+  return id
+}
+
+describe('contract: evict', () => {
+  test('removes a member and keeps it away, until it is allowed again', async () => {
+    const name = uniqueName()
+    const id = await joined(name)
+    const evicted = await run('evict', name, id, '--note', 'disk full')
+    expect(evicted).toMatchObject({ code: 0, stderr: '' })
+    expect(evicted.stdout).toBe(
+      `It is removed (registration 1). It stays away until: pg-membership allow ${JSON.stringify(name)} ${id}\n`,
+    )
+    expect(await storyOf(admin, schema, name)).toEqual(['joined registered', 'left removed'])
+    const { rows } = await admin.query<{ note: string }>('select note from evictions where cluster = $1', [
+      name,
+    ])
+    expect(rows).toEqual([{ note: 'disk full' }])
+    expect((await run('allow', name, id)).stdout).toBe('It may come back.\n')
+    expect((await run('allow', name, id, '--json')).stdout).toBe(
+      `${JSON.stringify({ cluster: name, member: id, allowed: false })}\n`,
+    )
+  })
+
+  test('--drain leaves the row to its process, --stay-away ends by itself', async () => {
+    const name = uniqueName()
+    const id = await joined(name)
+    const { stdout } = await run('evict', name, id, '--note', 'deploy', '--drain', '--stay-away', '90m')
+    expect(stdout).toBe('It is asked to leave (registration 1). It stays away for 90m\n')
+    const { rows } = await admin.query(
+      `select draining_since is not null as draining, until - at = interval '90 min' as until
+      from members m join evictions v on v.member = m.id where m.id = $1`,
+      [id],
+    )
+    expect(rows).toEqual([{ draining: true, until: true }])
+  })
+
+  test.each([
+    [['evict', 'c'], 2, 'give the cluster, and the id'],
+    [['evict', 'c', 'bob', '--note', 'x'], 2, 'must be the id of a member'],
+    [['evict', 'c', randomUUID()], 2, '--note is missing'],
+    [['evict', 'c', randomUUID(), '--note', 'x', '--stay-away', '2026-01-01'], 2, 'must be a duration'],
+    [['evict', 'c', randomUUID(), '--note', 'x'], 1, 'there is no cluster c'],
+    [['allow', 'c'], 2, 'give the cluster, and the id'],
+    [['trim'], 2, '--older-than is missing'],
+    [['drop'], 2, 'give the name of the cluster'],
+    [['watch'], 2, 'give the name of the cluster'],
+    [['watch', 'c', '--since', 'yesterday'], 2, 'since'],
+  ])('%j is refused: exit code %i, and why', async (args, expected, words) => {
+    const { code, stdout, stderr } = await run(...args)
+    expect({ code, stdout }).toEqual({ code: expected, stdout: '' })
+    expect(stderr).toContain(words)
+  })
+})
+
+test('contract: drop is refused while the cluster has members, and forgets it afterwards', async () => {
+  const name = uniqueName()
+  const id = await joined(name)
+  expect(await run('drop', name)).toMatchObject({
+    code: 1,
+    stderr: `pg-membership: cluster ${name} has members\n`,
+  })
+  await admin.query('delete from members where id = $1', [id])
+  expect((await run('drop', name)).stdout).toBe(`Dropped the cluster ${JSON.stringify(name)}.\n`)
+  expect(await run('drop', name)).toMatchObject({ code: 1 })
+  expect(await storyOf(admin, schema, name)).toEqual([])
+})
+
+test('contract: trim deletes what is older, and nothing of the present', async () => {
+  const other = await freshSchema()
+  await admin.query(
+    `insert into ${other}.events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
+    select 'old', n, gen_random_uuid(), clock_timestamp() - n * interval '1 day', 'left', 'expired', gen_random_uuid(), n,
+      clock_timestamp() - n * interval '1 day' from generate_series(1, 10) n`,
+  )
+  const trim = (...args: string[]) => pgMembership(['trim', ...args, '--schema', other])
+  expect((await trim('--older-than', '132h')).stdout).toBe('Deleted 5 changes.\n')
+  expect((await trim('--older-than', '1d12h', '--json')).stdout).toBe('{"trimmed":4}\n')
+})
+
+test('contract: flapping shows who left most often, and why', async () => {
+  const name = uniqueName()
+  const [once, thrice] = [randomUUID(), randomUUID()]
+  await admin.query(
+    `insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
+    select $1, n, gen_random_uuid(), clock_timestamp() - n * interval '1 h', 'left',
+      case when n = 2 then 'crashed' else 'expired' end, case when n = 4 then $2::uuid else $3 end, n,
+      clock_timestamp() - n * interval '1 h' from generate_series(1, 4) n`,
+    [name, once, thrice],
+  )
+  await admin.query(
+    `insert into clusters (name, revision, last_token, channel) values ($1, 4, 4, channel($1))`,
+    [name],
+  )
+  const flapping = async (...args: string[]) =>
+    JSON.parse((await run('flapping', name, ...args, '--json')).stdout) as object[]
+  expect(await flapping()).toMatchObject([
+    { cluster: name, member: thrice, left: 3, reasons: { crashed: 1, expired: 2 } },
+    { member: once, left: 1 },
+  ])
+  expect(await flapping('--since', '90m')).toMatchObject([{ member: thrice, left: 1 }])
+  expect((await run('flapping', name)).stdout).toContain('crashed 1, expired 2')
+})
+
+test('contract: watch prints each change as it comes, goes on from a cursor, and ends when nobody reads', async () => {
+  const name = uniqueName()
+  await joined(name, 'before')
+  const follow = (...args: string[]) => {
+    const [ending, written] = [new AbortController(), { stdout: '', stderr: '' }]
+    const ended = pgMembership(
+      ['watch', name, ...args, '--schema', schema],
+      {},
+      { signal: ending.signal, written },
+    )
+    const lines = () => written.stdout.split('\n').filter((line) => line !== '')
+    return { lines, end: () => (ending.abort(), ended) }
+  }
+  const first = follow('--json')
+  // It begins with what happens after it has begun: until it shows something, something happens.
+  await until(async () => (await joined(name, 'a\u001b[2J'), first.lines().length > 0), {
+    message: 'a change',
+  })
+  const [line = ''] = first.lines()
+  const change = JSON.parse(line) as { cursor: string; kind: string; revision: number }
+  expect(change).toMatchObject({ kind: 'joined', reason: 'registered', member: { data: 'a\u001b[2J' } })
+  expect(line).not.toContain('\u001b')
+  expect(await first.end()).toMatchObject({ code: 0, stderr: '' })
+
+  const id = await joined(name, 'between')
+  const second = follow('--since', change.cursor)
+  await until(() => second.lines().some((shown) => shown.includes(id)), {
+    message: 'what happened meanwhile',
+  })
+  expect(second.lines().join('\n')).not.toContain('\u001b')
+  expect(second.lines().filter((shown) => shown.includes('a\\u001b[2J'))).toHaveLength(
+    second.lines().length - 1,
+  )
+  expect(await second.end()).toMatchObject({ code: 0, stderr: '' })
+})
+
+test('contract: migrate --dry-run says what it would run, and changes nothing', async () => {
+  const other = newSchemaName()
+  const migrate = (...args: string[]) => pgMembership(['migrate', ...args, '--schema', other])
+  expect((await migrate('--dry-run')).stdout).toContain(
+    ': 0001_membership. npx pg-membership sql --from 0 prints',
+  )
+  expect((await admin.query('select from pg_namespace where nspname = $1', [other])).rowCount).toBe(0)
+  expect(await migrate()).toMatchObject({ code: 0 })
+  expect((await migrate('--dry-run')).stdout).toBe(`Schema "${other}" is up to date.\n`)
+  expect(JSON.parse((await migrate('--dry-run', '--json')).stdout)).toEqual({
+    schema: other,
+    migrations: [],
+    dryRun: true,
+  })
+})
