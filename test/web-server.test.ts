@@ -7,7 +7,7 @@ import { text } from 'node:stream/consumers'
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { Members, Refusal } from '../dist/web/answers.js'
 import { type Page, type PageOptions, servePage } from '../dist/web/server.js'
-import { MAIN, pgMembership } from './support/command-line.js'
+import { MAIN, pgMembershipProcess } from './support/command-line.js'
 import { adminClient, databaseUrl, freshSchema } from './support/database.js'
 import { startProxy } from './support/tcp-proxy.js'
 import { until } from './support/until.js'
@@ -226,7 +226,7 @@ describe('contract: pg-membership web', () => {
 
   test('on a port that is taken: one line, exit code 1', async () => {
     const { port } = new URL(page.url)
-    const { code, stdout, stderr } = await pgMembership(['web', '--port', port, '--schema', schema])
+    const { code, stdout, stderr } = await pgMembershipProcess(['web', '--port', port, '--schema', schema])
     expect({ code, stdout }).toEqual({ code: 1, stdout: '' })
     expect(stderr).toMatch(/^pg-membership: .*port.*\n$/)
   })

@@ -50,6 +50,17 @@ export class Database {
   }
 
   async #ask<T>(read: (query: Query) => Promise<T>): Promise<T> {
+    const mayBeStale = this.#open !== undefined
+    try {
+      return await this.#askOnce(read)
+    } catch (error) {
+      // It was lost while nothing was asked, and nobody had noticed. To read again does no harm.
+      if (!mayBeStale || this.#isClosed || !breaksConnection(error)) throw error
+      return this.#askOnce(read)
+    }
+  }
+
+  async #askOnce<T>(read: (query: Query) => Promise<T>): Promise<T> {
     const opening = (this.#open ??= this.#connect())
     try {
       const { client } = await opening
