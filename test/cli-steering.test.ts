@@ -51,7 +51,7 @@ describe('contract: evict', () => {
     const { stdout } = await run('evict', name, id, '--note', 'deploy', '--drain', '--stay-away', '90m')
     expect(stdout).toBe('It is asked to leave (registration 1). It stays away for 90m\n')
     const { rows } = await admin.query(
-      `select draining_since is not null as draining, until - at = interval '90 min' as until
+      `select draining_since is not null as draining, until - at between interval '89 min' and interval '91 min' as until
       from members m join evictions v on v.member = m.id where m.id = $1`,
       [id],
     )
