@@ -12,7 +12,7 @@ export function path(name: string, values: Readonly<Record<string, string | numb
   return `api/${name}?${search.toString()}`
 }
 
-async function ask<T>(url: string, signal: AbortSignal): Promise<T> {
+async function ask<T extends object>(url: string, signal: AbortSignal): Promise<T> {
   const response = await fetch(url, { signal, cache: 'no-store' }).catch((error: unknown) => {
     throw signal.aborted
       ? error
@@ -20,9 +20,17 @@ async function ask<T>(url: string, signal: AbortSignal): Promise<T> {
           'The server of this page does not answer. Look whether pg-membership web still runs, and start it again',
         )
   })
-  const answer = (await response.json().catch(() => ({ error: response.statusText }))) as T | Refusal
-  if (!response.ok) throw new AskError((answer as Refusal).error)
-  return answer as T
+  const answer = (await response.json().catch((error: unknown) => {
+    // Nobody waits for it any more. Half an answer is none.
+    if (signal.aborted) throw error
+    return { error: response.ok ? 'The answer of the server was cut off' : response.statusText }
+  })) as T | Refusal
+  if (isRefusal(answer)) throw new AskError(answer.error)
+  return answer
+}
+
+function isRefusal(answer: object | Refusal): answer is Refusal {
+  return 'error' in answer
 }
 
 export interface Asked<T> {
@@ -48,7 +56,7 @@ const RETRY_MS = 2_000
 const SETTLE_MS = 100
 
 /** undefined: asks nothing. While nobody sees the page, nothing is asked again. */
-export function useAnswer<T>(
+export function useAnswer<T extends object>(
   url: string | undefined,
   { everyMs = Infinity, version }: AskOptions = {},
 ): Asked<T> {

@@ -42,6 +42,9 @@ const ROLES = `
     end loop;
   end $$`
 
+/** A member in the documentation; rolled back, too. */
+const MEMBER = '0198c0de-0000-7000-8000-000000000004'
+
 interface Snippet {
   readonly document: string
   /** Of its first line, from 1. */
@@ -154,6 +157,8 @@ describe('SQL', () => {
     await using client = await adminClient(url)
     await client.query('begin')
     await client.query(ROLES)
+    // Whom the documentation names.
+    await client.query(`insert into pgmembership.members (id, cluster) values ('${MEMBER}', 'chat')`)
     // As docs/audit.md says.
     await client.query('set local search_path = public, pgmembership')
     // What has parameters is only planned: it parses, and all that it names is there.
@@ -168,8 +173,8 @@ describe('the command line', () => {
     .filter(({ language, noRun }) => language === 'sh' && noRun === undefined)
     .flatMap((snippet) => {
       const commands = snippet.code.replaceAll('\\\n', ' ').split('\n')
-      // psql is nothing that npm brings: what it would be given is printed.
-      const lines = commands.map((line) => line.replace(/ \| psql .*/, ''))
+      // psql is nothing that npm brings: what it would be given is printed. So is what goes into a file.
+      const lines = commands.map((line) => line.replace(/ (\| psql|>) .*/, ''))
       return lines.filter((line) => line.startsWith(COMMAND)).map((line) => [line, snippet] as const)
     })
 
