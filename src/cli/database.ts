@@ -6,7 +6,7 @@ import { begin } from '../postgres/connection/settings.js'
 import { permanentError } from '../postgres/errors.js'
 import { quoteIdentifier } from '../postgres/identifier.js'
 import { schemaName } from '../postgres/options.js'
-import { checkSchemaVersion, type FoundVersion } from '../postgres/schema/version.js'
+import { checkSchemaVersion, type FoundVersion, VERSION_QUESTION } from '../postgres/schema/version.js'
 import { type Arguments, UsageError } from './arguments.js'
 import { inOneLine } from './visible.js'
 
@@ -26,10 +26,7 @@ export type Query = <T extends object>(text: string, values: readonly unknown[])
 /** Runs in one transaction that only reads, in a schema of a version that this code knows. */
 export function reading<T>(args: Arguments, read: (query: Query) => Promise<T>): Promise<T> {
   return connected(args, async (query) => {
-    const [found] = await query<FoundVersion>(
-      'select version, compatible_from as "compatibleFrom" from $$.schema_version()',
-      [],
-    )
+    const [found] = await query<FoundVersion>(VERSION_QUESTION, [])
     checkSchemaVersion(found)
     return read(query)
   })

@@ -1,5 +1,6 @@
 import { schemaName } from '../postgres/options.js'
 import { migrationFiles } from '../postgres/schema/files.js'
+import { type FoundVersion, VERSION_QUESTION } from '../postgres/schema/version.js'
 import type { Arguments } from './arguments.js'
 import { type Command, CONNECTION_HELP } from './command.js'
 import { connected, connectionUrl } from './database.js'
@@ -36,7 +37,7 @@ async function dryRun(args: Arguments, schema: string): Promise<string> {
       [],
     )
     if (there?.is !== true) return 0
-    const [found] = await query<{ version: number }>('select version from $$.schema_version()', [])
+    const [found] = await query<FoundVersion>(VERSION_QUESTION, [])
     return found?.version ?? 0
   })
   const migrations = migrationFiles().filter((file) => file.version > version)

@@ -8,7 +8,7 @@ import { type ClientConfig, clientConfig } from '../postgres/connection/client.j
 import { begin } from '../postgres/connection/settings.js'
 import { breaksConnection, permanentError } from '../postgres/errors.js'
 import { quoteIdentifier } from '../postgres/identifier.js'
-import { checkSchemaVersion, type FoundVersion } from '../postgres/schema/version.js'
+import { checkSchemaVersion, type FoundVersion, VERSION_QUESTION } from '../postgres/schema/version.js'
 
 const CONNECT_TIMEOUT_MS = 5_000
 /** The server stops a statement after this time. */
@@ -101,7 +101,7 @@ export class Database {
     client.on('error', () => undefined)
     try {
       await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
-      const schemaVersion = `select version, compatible_from as "compatibleFrom" from ${this.#prefix}schema_version()`
+      const schemaVersion = VERSION_QUESTION.replace('$$.', () => this.#prefix)
       const { rows } = await within(
         ANSWER_TIMEOUT_MS,
         client.query<FoundVersion>(schemaVersion),

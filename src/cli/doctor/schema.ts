@@ -1,6 +1,6 @@
 /** The schema's version, and what the role may do in it. */
 import { grantsText } from '../../postgres/schema/files.js'
-import { checkSchemaVersion, type FoundVersion } from '../../postgres/schema/version.js'
+import { checkSchemaVersion, type FoundVersion, VERSION_QUESTION } from '../../postgres/schema/version.js'
 import { type Check, listed, ok } from './finding.js'
 
 const version: Check = async ({ query, schema }) => {
@@ -9,12 +9,7 @@ const version: Check = async ({ query, schema }) => {
     where n.nspname = $1 and p.proname = 'schema_version'`,
     [schema],
   )
-  const [found] = there
-    ? await query<FoundVersion>(
-        'select version, compatible_from as "compatibleFrom" from $$.schema_version()',
-        [],
-      )
-    : []
+  const [found] = there ? await query<FoundVersion>(VERSION_QUESTION, []) : []
   try {
     checkSchemaVersion(found)
     return [ok('schema-version', `the schema has version ${String(found?.version)}`)]

@@ -11,6 +11,9 @@ export interface FoundVersion {
   readonly compatibleFrom: number
 }
 
+/** Asks for it; `$$.` stands for the schema. */
+export const VERSION_QUESTION = 'select version, compatible_from as "compatibleFrom" from $$.schema_version()'
+
 /** Throws unless code that knows this version can work with what was found. */
 export function checkSchemaVersion(found: FoundVersion | undefined, newest = SCHEMA_VERSION): void {
   const ours = `this pg-membership knows version ${String(newest)}`
