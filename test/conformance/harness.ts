@@ -19,6 +19,8 @@ export interface Harness {
   uniqueName(): string
   /** Opened twice with the same name, it gives the views of two processes. */
   open(name: string, options?: OpenOptions): Cluster
+  /** The cluster is closed, and its test is over. */
+  release(cluster: Cluster): Promise<void>
   /** Takes a member away as others would; nothing happens to one that is gone already. */
   remove(id: string, reason: Removal): Promise<void>
   /** Cuts one cluster off: nothing gets through until `reconnect`. */

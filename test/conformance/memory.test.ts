@@ -13,6 +13,7 @@ conformance('MemoryCluster', () => {
     removals: ['expired', 'crashed', 'removed'],
     uniqueName: () => `memory-${randomUUID()}`,
     open: (name) => new MemoryCluster({ name, world }),
+    release: () => Promise.resolve(),
     async remove(id, reason) {
       world.remove(id, reason)
     },

@@ -3,7 +3,9 @@ import { PostgresCluster } from 'pg-membership'
 import { type AdminClient, adminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
-import { type Harness, isRefusal, type Outcome, type Removal } from './harness.js'
+import { type Harness, isRefusal, type OpenOptions, type Outcome, type Removal } from './harness.js'
+
+const CLOSE_TIMEOUT_MS = 2_000
 
 /** Where the clusters are, and as whom one comes there. */
 export interface Place {
@@ -12,17 +14,32 @@ export interface Place {
   readonly adminUrl: string
   /** For the clusters, and the transactions that they fence. */
   readonly url: string
+  /** false: each cluster opens connections of its own, and closes them. Default: see PostgresHarness. */
+  readonly reuse?: boolean
   /** Called when all is over. */
   readonly closed?: () => Promise<void>
 }
 
-/** Each cluster has a proxy of its own, so that each can be cut off alone. */
+/** The connections of one process, behind a proxy of their own, so that they can be cut off alone. */
+interface Process {
+  /** Keeps the connections open. */
+  readonly owner: PostgresCluster
+  readonly proxy: () => Promise<TcpProxy>
+  /** A later test may use them. */
+  whole: boolean
+}
+
+/**
+ * Each cluster of a test has connections that no other cluster of this test has. Opening them costs more than most
+ * tests do. So a later test uses them again, if this one did not cut them off.
+ */
 export class PostgresHarness implements Harness {
   readonly removals: readonly Removal[] = ['expired', 'removed']
   readonly schema: string
   readonly #place: Place
   readonly #admin: AdminClient
-  readonly #proxies = new Map<Cluster, () => Promise<TcpProxy>>()
+  readonly #processes = new Map<Cluster, Process>()
+  readonly #free: Process[] = []
   readonly #started: Promise<TcpProxy>[] = []
 
   private constructor(place: Place, admin: AdminClient) {
@@ -41,22 +58,25 @@ export class PostgresHarness implements Harness {
     return uniqueName()
   }
 
-  open(name: string, { ttlMs = 15_000 }: { readonly ttlMs?: number } = {}): Cluster {
-    // Started by the first connection, or the first disconnection.
-    let starting: Promise<TcpProxy> | undefined
-    const proxy = (): Promise<TcpProxy> => {
-      if (!starting) this.#started.push((starting = startProxy(this.#place.url)))
-      return starting
-    }
+  open(name: string, { ttlMs = 15_000 }: OpenOptions = {}): Cluster {
+    const process = this.#free.pop() ?? this.#startProcess()
+    const connection = process.owner.connections
     const cluster = new PostgresCluster({
       name,
-      connection: async () => (await proxy()).url(this.#place.url),
+      connection,
       schema: this.schema,
       ttlMs,
-      closeTimeoutMs: 2_000,
+      closeTimeoutMs: CLOSE_TIMEOUT_MS,
     })
-    this.#proxies.set(cluster, proxy)
+    this.#processes.set(cluster, process)
     return cluster
+  }
+
+  async release(cluster: Cluster): Promise<void> {
+    const process = this.#processes.get(cluster)
+    this.#processes.delete(cluster)
+    if (process?.whole === true) this.#free.push(process)
+    else await process?.owner.close()
   }
 
   async remove(id: string, reason: Removal): Promise<void> {
@@ -66,11 +86,13 @@ export class PostgresHarness implements Harness {
   }
 
   async disconnect(cluster: Cluster): Promise<void> {
-    await (await this.#proxyOf(cluster)).cut()
+    const process = this.#processOf(cluster)
+    process.whole = false
+    await (await process.proxy()).cut()
   }
 
   async reconnect(cluster: Cluster): Promise<void> {
-    await (await this.#proxyOf(cluster)).restore()
+    await (await this.#processOf(cluster).proxy()).restore()
   }
 
   async fence(membership: Parameters<Harness['fence']>[0]): Promise<Outcome> {
@@ -79,15 +101,32 @@ export class PostgresHarness implements Harness {
   }
 
   async close(): Promise<void> {
+    await Promise.all([...this.#free, ...this.#processes.values()].map(({ owner }) => owner.close()))
     for (const proxy of this.#started) await (await proxy)[Symbol.asyncDispose]()
     await this.#admin.end()
     await this.#place.closed?.()
   }
 
-  #proxyOf(cluster: Cluster): Promise<TcpProxy> {
-    return (
-      this.#proxies.get(cluster)?.() ?? Promise.reject(new TypeError('a cluster of this harness is needed'))
-    )
+  #startProcess(): Process {
+    // Started by the first connection, or the first disconnection.
+    let starting: Promise<TcpProxy> | undefined
+    const proxy = (): Promise<TcpProxy> => {
+      if (!starting) this.#started.push((starting = startProxy(this.#place.url)))
+      return starting
+    }
+    const owner = new PostgresCluster({
+      name: uniqueName(),
+      connection: async () => (await proxy()).url(this.#place.url),
+      schema: this.schema,
+      closeTimeoutMs: CLOSE_TIMEOUT_MS,
+    })
+    return { owner, proxy, whole: this.#place.reuse !== false }
+  }
+
+  #processOf(cluster: Cluster): Process {
+    const process = this.#processes.get(cluster)
+    if (process === undefined) throw new TypeError('a cluster of this harness is needed')
+    return process
   }
 
   async #delete(id: string): Promise<boolean> {

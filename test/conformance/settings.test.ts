@@ -70,7 +70,13 @@ async function startDrawn(encoding: Encoding, drawn: readonly Setting[]): Promis
     throw error
   }
   const { url, member, drop } = created
-  return await PostgresHarness.start({ schema: SCHEMA, adminUrl: url(), url: url(member), closed: drop })
+  return await PostgresHarness.start({
+    schema: SCHEMA,
+    adminUrl: url(),
+    url: url(member),
+    reuse: false,
+    closed: drop,
+  })
 }
 
 /** What comes of a migration is the same whatever the settings are. */

@@ -49,7 +49,12 @@ export class World {
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.#opened.map((cluster) => cluster.close()))
+    await Promise.all(
+      this.#opened.map(async (cluster) => {
+        await cluster.close()
+        await this.#harness.release(cluster)
+      }),
+    )
   }
 }
 
