@@ -1,6 +1,6 @@
 /** What a process of the model test can be asked, and what it reports. process-main.js runs in that process. */
-import { fileURLToPath } from 'node:url'
 import type { MembershipOptions, PostgresClusterOptions } from 'pg-membership'
+import { bundleOf } from '../support/bundles.js'
 import { type Command, Worker } from '../support/worker.js'
 
 interface Which {
@@ -84,7 +84,7 @@ export type ProcessTold =
 
 export type Process = Worker<ProcessCommands, ProcessTold>
 
-const MAIN = fileURLToPath(new URL('process-main.js', import.meta.url))
+const MAIN = bundleOf(new URL('process-main.js', import.meta.url))
 
 export function forkProcess(): Process {
   return new Worker<ProcessCommands, ProcessTold>(MAIN)

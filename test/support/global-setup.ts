@@ -1,5 +1,6 @@
 import pg from 'pg'
 import type { TestProject } from 'vitest/node'
+import { makeBundles } from './bundles.js'
 import { type PostgresOptions, startPostgres } from './postgres-server.js'
 
 declare module 'vitest' {
@@ -13,7 +14,8 @@ export default async function globalSetup(project: TestProject): Promise<() => P
   const given = process.env.DATABASE_URL
   if (!given) return provideServer(project)
   await provide(project, given)
-  return () => Promise.resolve()
+  const remove = await makeBundles()
+  return async () => remove()
 }
 
 /** A server of our own for all tests of a project. */
@@ -23,7 +25,11 @@ export async function provideServer(
 ): Promise<() => Promise<void>> {
   const server = await startPostgres({ fsync: false, settings: { max_connections: '300' }, ...binaries })
   await provide(project, server.url)
-  return () => server[Symbol.asyncDispose]()
+  const remove = await makeBundles()
+  return async () => {
+    remove()
+    await server[Symbol.asyncDispose]()
+  }
 }
 
 async function provide(project: TestProject, url: string): Promise<void> {

@@ -1,9 +1,9 @@
 /** A process of its own that takes part in a cluster: worker-main.js runs there, this is the parent's side. */
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
 import type { Member, MembershipOptions, PostgresClusterOptions, Status } from 'pg-membership'
 import { expect, onTestFinished } from 'vitest'
+import { bundleOf } from './bundles.js'
 import { until } from './until.js'
 
 export interface Command<P, R> {
@@ -77,7 +77,7 @@ export interface Request {
   readonly parameters: unknown
 }
 
-const MAIN = fileURLToPath(new URL('worker-main.js', import.meta.url))
+const MAIN = bundleOf(new URL('worker-main.js', import.meta.url))
 
 /** Killed after the test, if it is still there. */
 export async function startWorker(): Promise<Worker> {
