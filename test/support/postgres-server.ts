@@ -6,6 +6,7 @@
  */
 import { type ChildProcess, spawn, type StdioOptions } from 'node:child_process'
 import { appendFileSync, chownSync, closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
+import { cp } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from './free-port.js'
@@ -19,7 +20,7 @@ export interface PostgresOptions {
   readonly settings?: Readonly<Record<string, string>>
   /** A directory with bin/, lib/ and share/ of another PostgreSQL; default the one that npm installed. */
   readonly binaries?: string
-  /** Fills the data directory, which is there and empty; default initdb. */
+  /** Fills the data directory, which is there and empty. Default: as TEST_DATA_DIRECTORY is, else by initdb. */
   readonly fill?: (dataDirectory: string) => Promise<void>
 }
 
@@ -50,6 +51,15 @@ export async function startPostgres(options: PostgresOptions = {}): Promise<Post
     await server[Symbol.asyncDispose]()
     throw error
   }
+}
+
+/** A data directory as initdb makes it, for TEST_DATA_DIRECTORY: initdb costs seconds, a copy of what it made does not. */
+export async function initializeOnly(): Promise<
+  Pick<PostgresServer, 'dataDirectory' | typeof Symbol.asyncDispose>
+> {
+  const server = new EmbeddedPostgres({})
+  await server.initialize()
+  return server
 }
 
 const START_TIMEOUT_MS = 60_000
@@ -92,11 +102,11 @@ class EmbeddedPostgres implements PostgresServer {
 
   async initialize(): Promise<void> {
     if (this.#account) chownSync(this.#directory, this.#account.uid, this.#account.gid)
-    const { binaries = installedBinaries() } = this.#options
-    this.#binaries = runnableBinaries(binaries, this.#directory, this.#account)
-    if (this.#options.fill) {
+    const { binaries, fill = copyOfMade(binaries) } = this.#options
+    this.#binaries = runnableBinaries(binaries ?? installedBinaries(), this.#directory, this.#account)
+    if (fill) {
       mkdirSync(this.dataDirectory, { mode: 0o700 })
-      await this.#options.fill(this.dataDirectory)
+      await fill(this.dataDirectory)
       if (this.#account) giveTo(this.#account, this.dataDirectory)
       return
     }
@@ -189,6 +199,13 @@ class EmbeddedPostgres implements PostgresServer {
   #log(): string {
     return read(this.#logFile)
   }
+}
+
+/** Only the same binaries can run what was made. */
+function copyOfMade(binaries: string | undefined): PostgresOptions['fill'] {
+  const made = process.env.TEST_DATA_DIRECTORY
+  if (made === undefined || binaries !== undefined) return undefined
+  return (directory) => cp(made, directory, { recursive: true })
 }
 
 function read(file: string): string {
