@@ -5,6 +5,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { type AdminClient, databaseUrl, freshSchema, uniqueName } from './support/database.js'
 import { eventsOf, silence } from './support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from './support/opened.js'
+import { size } from './support/size.js'
 import { until } from './support/until.js'
 import { sends } from './support/wire.js'
 import { startWorker, type Worker } from './support/worker.js'
@@ -306,7 +307,8 @@ test('promises 13 and 16: leaders that are stopped, expired and removed midway l
     return Number(rows[0]?.rows)
   }
 
-  for (const takeover of ['remove', 'stop', 'expire', 'remove', 'stop', 'expire', 'remove'] as const) {
+  const takeovers = ['remove', 'stop', 'expire', 'remove', 'stop', 'expire', 'remove'] as const
+  for (const takeover of takeovers.slice(0, size(7, 4))) {
     const { id, token } = await until(leader, { message: 'somebody leads' })
     const enough = 5 + (token % 7)
     await until(async () => (await committedBy(token)) >= enough, { message: `${token} has acted` })
@@ -352,7 +354,7 @@ test('promises 13 and 16: leaders that are stopped, expired and removed midway l
   expect(rows.map(({ n }) => Number(n))).toEqual(rows.map((_, n) => n + 1))
   const tokens = rows.map(({ token }) => Number(token))
   expect(tokens, 'no two leaders act side by side').toEqual(tokens.toSorted((a, b) => a - b))
-  expect(new Set(tokens).size).toBeGreaterThan(4)
+  expect(new Set(tokens).size).toBeGreaterThan(size(4, 2))
   const joins = new Map(events.filter(({ kind }) => kind === 'joined').map((event) => [event.token, event]))
   const leaves = new Map(events.filter(({ kind }) => kind === 'left').map((event) => [event.token, event]))
   for (const { n, token, at, worker } of rows) {

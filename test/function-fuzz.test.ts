@@ -11,8 +11,9 @@ import { Attacker, attacks, type Step } from './support/fuzz-attack.js'
 import type { Argument, Routine, Value } from './support/fuzz-calls.js'
 import { checkTokens, type Hands, SESSION, World } from './support/fuzz-world.js'
 import { type Role, type Roles, startRoles } from './support/roles.js'
+import { size } from './support/size.js'
 
-const SECONDS = Number(process.env.FUZZ_SECONDS ?? 4)
+const SECONDS = Number(process.env.FUZZ_SECONDS ?? size(20, 2))
 const SEED = process.env.FUZZ_SEED
 
 let granted: Roles

@@ -5,12 +5,13 @@ import { databaseUrl, freshSchema, uniqueName } from './support/database.js'
 import { digestOf } from './support/digest.js'
 import { expectWholeLog, replay, seesNoGap, tableOf } from './support/event-log.js'
 import { openAdmin } from './support/opened.js'
+import { size } from './support/size.js'
 import { until } from './support/until.js'
 import { startWorker, type Worker } from './support/worker.js'
 
-const PROCESSES = 6
-const CHANGES = 1_500
-const DEATHS = 6
+const PROCESSES = size(6, 4)
+const CHANGES = size(1_500, 500)
+const DEATHS = size(6, 3)
 const TTL_MS = 2_000
 
 const schema = await freshSchema()

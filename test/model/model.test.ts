@@ -1,10 +1,11 @@
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
+import { size } from '../support/size.js'
 import { mutated, MUTATIONS } from './mutations.js'
 import { run } from './run.js'
 import { Schedule } from './schedule.js'
 
-const MINUTES = 0.4
+const MINUTES = size(0.4, 0.2)
 const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 32))
 
 test('promises 1 to 4, 6 to 8, 11 to 13 and 16: processes and a model of what they want agree, through everything that a schedule does to them', async () => {

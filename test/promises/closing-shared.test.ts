@@ -2,6 +2,7 @@ import type { PostgresCluster } from 'pg-membership'
 import { expect, test } from 'vitest'
 import { freshSchema, uniqueName } from '../support/database.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
+import { size } from '../support/size.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
@@ -19,7 +20,7 @@ async function busy(
   readonly session: string
 }> {
   const clusters: PostgresCluster[] = []
-  for (let n = 0; n < 5; n++) {
+  for (let n = 0; n < size(5, 3); n++) {
     const name = uniqueName()
     await joined(openCluster({ schema, name }))
     const connection = clusters[0]?.connections ?? throughIt

@@ -7,6 +7,7 @@ import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../suppo
 import { eventsOf, loseCommits, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { startRoles } from '../support/roles.js'
+import { size } from '../support/size.js'
 import { until } from '../support/until.js'
 import { broken, countOf, placesOf } from '../support/wire.js'
 
@@ -74,18 +75,19 @@ test('promise 11: changes with megabytes of data come in pages, however many the
   const admin = await openAdmin()
   const proxy = await openProxy()
   const name = uniqueName()
-  await typeMany(admin, name, 12, MIB)
+  const count = size(12, 4)
+  await typeMany(admin, name, count, MIB)
   await admin.query(`delete from ${schema}.members where cluster = $1`, [name])
   const cluster = openCluster({ schema, name, connection: proxy.throughIt, listenConnection: false })
   const reads = countOf(proxy, 'feed')
   const changes = cluster.watchChanges({ since: BEGINNING })
   const told = await take(changes, 1)
   const before = reads()
-  told.push(...(await take(changes, 23)))
-  expect(revisionsOf(told)).toEqual(upTo(24))
+  told.push(...(await take(changes, 2 * count - 1)))
+  expect(revisionsOf(told)).toEqual(upTo(2 * count))
   expect(told.map(({ member }) => member.data.length)).toEqual(told.map(() => MIB))
   // Each page has one of them.
-  expect(reads()).toBe(before + 23)
+  expect(reads()).toBe(before + 2 * count - 1)
 })
 
 test('promise 9: without LISTEN a feed is woken by polls', async () => {
@@ -305,7 +307,7 @@ test('promise 12: feeds that race with close() end, whatever they were doing', a
   const admin = await openAdmin()
   const name = uniqueName()
   await typeMany(admin, name, 50)
-  for (let turns = 0; turns < 30; turns++) {
+  for (let turns = 0; turns < 30; turns += size(1, 3)) {
     const cluster = openCluster({ schema, name })
     const told: number[] = []
     const loops = [BEGINNING, BEGINNING, undefined].map(async (since) => {

@@ -4,6 +4,7 @@ import { Chance } from '../support/chance.js'
 import { type AdminClient, freshSchema, uniqueName } from '../support/database.js'
 import { eventsOf, expectWholeLog, seesNoGap, storyOf, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
+import { size } from '../support/size.js'
 import { until } from '../support/until.js'
 import { sends } from '../support/wire.js'
 
@@ -170,7 +171,7 @@ test('promise 4: under any concurrency of functions and hand-typed statements th
   await Promise.all(
     clients.map(async (client, n) => {
       const chance = new Chance(seed + n)
-      for (let i = 0; i < 40; i++) {
+      for (let i = 0; i < size(40, 15); i++) {
         // Some statements share a transaction, which holds the clusters for longer.
         const together = chance.below(4) === 0
         try {

@@ -7,7 +7,7 @@ import type { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 import { broken, placesIn, placesOf, someOf } from '../support/wire.js'
 
-// Places of a conversation are broken, one after another; every one with `npm run test:places`.
+// Places of a conversation are broken, one after another; every one with `npm run test:long`.
 vi.setConfig({ testTimeout: 60_000 })
 
 const schema = await freshSchema()

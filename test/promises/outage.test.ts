@@ -5,6 +5,7 @@ import { expect, test } from 'vitest'
 import { databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { elapsed } from '../support/fleet.js'
 import { joined, openCluster, openProxy } from '../support/opened.js'
+import { size } from '../support/size.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 
@@ -54,7 +55,7 @@ async function openProcess(throughIt: string, count: number): Promise<PostgresCl
   return clusters
 }
 
-test.each([1, 5])(
+test.each([1, 5].slice(size(0, 1)))(
   'promise 11: during a long outage a process with %i clusters makes one or two attempts a second to connect, and is back soon after it',
   async (count) => {
     const [proxy, absence] = [await openProxy(), new Absence()]
