@@ -10,10 +10,12 @@ import type { Snapshot } from '../api/snapshot.js'
 import type { Status } from '../api/status.js'
 import type { WaitOptions } from '../api/wait-options.js'
 import { monotonicMs } from '../kit/clock.js'
+import { providePorts } from '../kit/ports.js'
 import { within } from '../kit/waiting.js'
 import { positionAt } from './cursor.js'
 import { Feeds } from './feed.js'
 import { storableData } from './membership/data.js'
+import { fence } from './membership/fence-client.js'
 import { ClusterMembership } from './membership/membership.js'
 import { Registrations } from './membership/registrations.js'
 import type { News } from './news.js'
@@ -99,6 +101,9 @@ export class ClusterCore implements Cluster {
       onUse: () => this.#start(),
     })
     this.#sweeper = new Sweeper({ store, report, hasOthers: () => this.#othersAreMembers() })
+    providePorts(this, {
+      fence: (client, registration) => fence(client, () => store.fence(client, registration)),
+    })
   }
 
   get snapshot(): Snapshot | undefined {

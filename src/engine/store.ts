@@ -3,6 +3,7 @@ import type { Change } from '../api/change.js'
 import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
 import type { QueryClient } from '../api/query-client.js'
+import type { Registration } from '../api/registration.js'
 
 /** A point in a cluster's history. The stamp tells apart two histories that reached equal revisions. */
 export interface Position {
@@ -37,12 +38,6 @@ export interface Delta {
 /** A delta that tells where the cluster is, but not what changed. */
 export function untold(to: Position): Delta {
   return { to, from: undefined, changes: [] }
-}
-
-/** One registration of a membership. Id and token together name one row. */
-export interface Registration {
-  readonly id: string
-  readonly token: number
 }
 
 /** The position of a cluster that an answer of the database tells. */

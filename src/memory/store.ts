@@ -1,4 +1,5 @@
 import type { QueryClient } from '../api/query-client.js'
+import type { Registration } from '../api/registration.js'
 import type { Callbacks } from '../engine/cluster-core.js'
 import {
   type ChangesReading,
@@ -10,7 +11,6 @@ import {
   type MembersReading,
   type Position,
   type Registered,
-  type Registration,
   type Store,
   type Sweep,
   untold,

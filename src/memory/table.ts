@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import type { Change } from '../api/change.js'
 import type { LossReason } from '../api/errors.js'
 import type { Member } from '../api/member.js'
+import type { Registration } from '../api/registration.js'
 import { cursorOf } from '../engine/cursor.js'
 import {
   type ChangesReading,
@@ -9,7 +10,6 @@ import {
   lossOf,
   type MembersReading,
   type Position,
-  type Registration,
   samePosition,
   type Sighting,
 } from '../engine/store.js'

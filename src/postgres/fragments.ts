@@ -1,6 +1,7 @@
 /** Parts of statements that several of them use. */
 import { type RawBuilder, sql } from 'kysely'
-import type { Position, Registration } from '../engine/store.js'
+import type { Registration } from '../api/registration.js'
+import type { Position } from '../engine/store.js'
 
 /** One statement reads at most this many rows, and this many bytes: as many as the largest member has. */
 export const PAGE_ROWS = 2_000

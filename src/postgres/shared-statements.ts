@@ -4,7 +4,8 @@
  * cluster and with hundreds.
  */
 import { Kysely, PostgresDialect, type RawBuilder, sql } from 'kysely'
-import { type Heartbeat, lossOf, type Registration } from '../engine/store.js'
+import type { Registration } from '../api/registration.js'
+import { type Heartbeat, lossOf } from '../engine/store.js'
 import { Together } from '../kit/together.js'
 import type { SharedConnections } from './connection/shared-connections.js'
 import type { SingleConnection } from './connection/single-connection.js'

@@ -1,6 +1,7 @@
 /** A cluster's queries, in Kysely: those that read in pages are in pages.ts and log.ts. The rules are in schema/*.sql. */
 import { Kysely, PostgresDialect, type RawBuilder, sql } from 'kysely'
 import type { QueryClient } from '../api/query-client.js'
+import type { Registration } from '../api/registration.js'
 import type { Timing } from '../engine/options.js'
 import type {
   ChangesReading,
@@ -11,7 +12,6 @@ import type {
   MembersReading,
   Position,
   Registered,
-  Registration,
   Store,
   Sweep,
 } from '../engine/store.js'

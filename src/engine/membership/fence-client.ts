@@ -1,8 +1,15 @@
-/** Refuses clients with which `fence` would protect nothing. */
+/** Fences, and refuses clients with which a fence would protect nothing. */
 import type { QueryClient } from '../../api/query-client.js'
 
+/** @throws TypeError for what is not a client in a transaction; else what `ask` throws. */
+export async function fence(client: QueryClient, ask: () => Promise<void>): Promise<void> {
+  requireClient(client)
+  await ask()
+  requireTransaction(client)
+}
+
 /** @throws TypeError for what is not a client, and for a pool, whose queries may go to different connections. */
-export function requireClient(client: unknown): asserts client is QueryClient {
+function requireClient(client: unknown): asserts client is QueryClient {
   const { query, totalCount, $pool } = (client ?? {}) as Record<string, unknown>
   if (typeof query !== 'function')
     throw new TypeError('fence() needs a client with a method query(text, values)')
@@ -13,7 +20,7 @@ export function requireClient(client: unknown): asserts client is QueryClient {
 }
 
 /** Checks after the fence: in autocommit the fence is over already, and protects nothing. @throws TypeError */
-export function requireTransaction(client: QueryClient): void {
+function requireTransaction(client: QueryClient): void {
   const { getTransactionStatus, pipeline } = client as { getTransactionStatus?: unknown; pipeline?: unknown }
   if (typeof getTransactionStatus !== 'function' || pipeline === true) return
   if (getTransactionStatus.call(client) === 'I') {

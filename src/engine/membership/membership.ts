@@ -5,7 +5,7 @@ import type { QueryClient } from '../../api/query-client.js'
 import type { WaitOptions } from '../../api/wait-options.js'
 import { checkWaitOptions } from '../options.js'
 import { storableData } from './data.js'
-import { requireClient, requireTransaction } from './fence-client.js'
+import { fence } from './fence-client.js'
 import type { OwnMembership } from './own-membership.js'
 
 export class ClusterMembership implements Membership {
@@ -46,9 +46,7 @@ export class ClusterMembership implements Membership {
   }
 
   async fence(client: QueryClient): Promise<void> {
-    requireClient(client)
-    await this.#own.fence(client)
-    requireTransaction(client)
+    await fence(client, () => this.#own.fence(client))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -12,11 +12,12 @@ import { ClosedError, DeregisteredError, type LossReason, MembershipLostError } 
 import type { Lease } from '../../api/lease.js'
 import type { MembershipOptions } from '../../api/membership.js'
 import type { QueryClient } from '../../api/query-client.js'
+import type { Registration } from '../../api/registration.js'
 import type { Snapshot } from '../../api/snapshot.js'
 import type { WaitOptions } from '../../api/wait-options.js'
 import { monotonicMs } from '../../kit/clock.js'
 import { abortedError, Waiting, within } from '../../kit/waiting.js'
-import type { Position, Registration } from '../store.js'
+import type { Position } from '../store.js'
 import { Belief } from './belief.js'
 import { TimedLease, trustedUntil } from './timed-lease.js'
 
