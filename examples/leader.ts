@@ -8,6 +8,7 @@
  */
 import pg from 'pg'
 import { migrate, PostgresCluster } from 'pg-membership'
+import { Leader, type Term } from 'pg-membership/leader'
 
 const connection = process.env.DATABASE_URL ?? 'postgres://localhost/postgres'
 await migrate({ connection })
@@ -24,16 +25,13 @@ const membership = cluster.createMembership({ data: `process ${process.pid}` })
 await membership.register()
 console.log(`process ${process.pid} is registered`)
 
-/** What only the leader may do. If this process does not lead any more, nothing of it happens. */
-async function work(): Promise<void> {
+/** What only the leader may do. If the term is over, nothing of it happens. */
+async function work(term: Term): Promise<void> {
   const client = await pool.connect()
   let isCommitted = false
   try {
     await client.query('begin')
-    // Without an await in between: this registration leads, and the transaction fails unless it stays current until
-    // the commit. Compare tokens, not ids: this member may have been lost, and be back at the end of the list.
-    if (cluster.snapshot?.members[0]?.token !== membership.lease?.token) return
-    await membership.fence(client)
+    await term.fence(client)
     await client.query('create table if not exists leader_example (n serial, leader text, at timestamptz)')
     const insert = 'insert into leader_example (leader, at) values ($1, clock_timestamp()) returning n'
     const { rows } = await client.query<{ n: number }>(insert, [membership.data])
@@ -45,14 +43,14 @@ async function work(): Promise<void> {
   }
 }
 
-while (!stopping.signal.aborted) {
-  const [leader] = await cluster.getMembers() // from the cache: costs nothing
-  if (leader?.id === membership.id) {
+const leader = new Leader(cluster, membership)
+for await (const term of leader.terms({ signal: stopping.signal })) {
+  while (!term.signal.aborted && !stopping.signal.aborted) {
     // MB001: the registration was lost, another leads now, and this process registers again by itself.
     // After any other error, of the connection or of the database, the loop tries again.
-    await work().catch((error: unknown) => console.error(`nothing was done: ${String(error)}`))
+    await work(term).catch((error: unknown) => console.error(`nothing was done: ${String(error)}`))
+    await new Promise((resolve) => setTimeout(resolve, 500))
   }
-  await new Promise((resolve) => setTimeout(resolve, 500))
 }
 await cluster.close() // the next member leads from now on
 await pool.end()

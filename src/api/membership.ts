@@ -58,6 +58,9 @@ export interface Membership extends AsyncDisposable {
   fence(client: QueryClient): Promise<void>
 }
 
+/** What the layers need of a membership. */
+export type Registering = Pick<Membership, 'id' | 'lease' | 'whenRegistered' | 'register' | 'deregister'>
+
 /** Options of `createMembership`. */
 export interface MembershipOptions {
   /** Any string, at most 1 MiB of UTF-8. Default ''. */

@@ -19,6 +19,12 @@ export class Latest<T> {
     for (const watcher of [...this.#watchers]) watcher.offer(value)
   }
 
+  /** There is no value any more. Who has not taken it yet does not get it. */
+  clear(): void {
+    this.#value = undefined
+    for (const watcher of this.#watchers) watcher.clear()
+  }
+
   /** Ends every watcher. It drops a value that was not taken yet. */
   end(): void {
     this.#ended = true
@@ -85,6 +91,10 @@ class Watcher<T> {
   offer(value: T): void {
     this.#unseen = { value }
     this.#deliver()
+  }
+
+  clear(): void {
+    this.#unseen = undefined
   }
 
   fail(error: Error): void {

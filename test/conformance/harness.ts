@@ -1,4 +1,4 @@
-import type { Cluster, Membership } from 'pg-membership'
+import type { Cluster, QueryClient } from 'pg-membership'
 
 /** Why a member that did not leave by itself is gone. */
 export type Removal = 'expired' | 'crashed' | 'removed'
@@ -26,8 +26,8 @@ export interface Harness {
   /** Cuts one cluster off: nothing gets through until `reconnect`. */
   disconnect(cluster: Cluster): Promise<void>
   reconnect(cluster: Cluster): Promise<void>
-  /** Runs a transaction fenced by the membership; 'refused' when the fence raised MB001. */
-  fence(membership: Membership): Promise<Outcome>
+  /** Runs a transaction that begins with this fence; 'refused' when the fence raised MB001. */
+  fence(fence: (client: QueryClient) => Promise<void>): Promise<Outcome>
   close(): Promise<void>
 }
 

@@ -23,9 +23,9 @@ conformance('MemoryCluster', () => {
     async reconnect(cluster) {
       world.reconnect(inMemory(cluster))
     },
-    async fence(membership) {
+    async fence(fence) {
       try {
-        await membership.fence(noDatabase)
+        await fence(noDatabase)
         return 'committed'
       } catch (error) {
         if (isRefusal(error)) return 'refused'

@@ -95,9 +95,9 @@ export class PostgresHarness implements Harness {
     await (await this.#processOf(cluster).proxy()).restore()
   }
 
-  async fence(membership: Parameters<Harness['fence']>[0]): Promise<Outcome> {
+  async fence(fence: Parameters<Harness['fence']>[0]): Promise<Outcome> {
     await using client = await adminClient(this.#place.url)
-    return await fenced(client, () => membership.fence(client))
+    return await fenced(client, () => fence(client))
   }
 
   async close(): Promise<void> {

@@ -6,6 +6,7 @@ import { feeding } from './feeding.js'
 import { fencing } from './fencing.js'
 import type { Harness } from './harness.js'
 import { host } from './host.js'
+import { leading } from './leading.js'
 import { losing } from './losing.js'
 import { reading } from './reading.js'
 import { registering } from './registering.js'
@@ -25,6 +26,7 @@ const parts: Readonly<Record<string, (check: Declare) => void>> = {
   feeding,
   losing,
   fencing,
+  leading,
   closing,
   'bad input': badInput,
   'the host': host,

@@ -1,4 +1,4 @@
-import type { Cluster, Member, Membership, MembershipOptions } from 'pg-membership'
+import type { Cluster, Member, Membership, MembershipOptions, QueryClient } from 'pg-membership'
 import { AbortedError } from 'pg-membership'
 import { expect } from 'vitest'
 import { until } from '../support/until.js'
@@ -9,6 +9,11 @@ const PATIENCE_MS = 15_000
 
 /** The least silence that ends a lease in these tests: long enough that no busy machine reaches it by accident. */
 export const SHORT_TTL_MS = 3_000
+
+/** What a transaction can begin with: a membership, or a term. */
+interface Fencing {
+  readonly fence: (client: QueryClient) => Promise<void>
+}
 
 /** One test's own corner: a cluster name of its own, and everything opened in it is closed with it. */
 export class World {
@@ -44,8 +49,8 @@ export class World {
     return this.#harness.reconnect(cluster)
   }
 
-  fence(membership: Membership): Promise<Outcome> {
-    return this.#harness.fence(membership)
+  fence(fencing: Fencing): Promise<Outcome> {
+    return this.#harness.fence((client) => fencing.fence(client))
   }
 
   async close(): Promise<void> {

@@ -11,6 +11,9 @@ export const connection = process.env.DATABASE_URL ?? ''
 export const name = process.env.SNIPPET ?? 'snippet'
 
 export const pool = new pg.Pool({ connectionString: connection, allowExitOnIdle: true })
+// A connection that breaks, idle or between two queries, must find a listener, or the process ends.
+pool.on('error', () => undefined)
+pool.on('connect', (client) => client.on('error', () => undefined))
 export const cluster = new PostgresCluster({ connection, name })
 export const membership: Membership = cluster.createMembership({ data: 'http://127.0.0.1:8080' })
 export const lease: Lease = await membership.register()
@@ -31,6 +34,14 @@ export const signal: AbortSignal = AbortSignal.timeout(500)
 
 export function route(targets: readonly Member[]): void {
   process.stdout.write(`${targets.map(({ data }) => data).join()}\n`)
+}
+
+/** Raises the counter, in a transaction that the term fences. */
+export async function raise(term: { fence(client: pg.PoolClient): Promise<void> }): Promise<void> {
+  await transaction(async (client) => {
+    await term.fence(client)
+    await client.query('update counters set n = n + 1 where id = 1')
+  })
 }
 
 /** Takes the registration away, as somebody typing SQL would. */
