@@ -5,7 +5,7 @@ export default defineConfig({
   test: {
     name: 'faults',
     include: ['test/faults/**/*.test.ts'],
-    globalSetup: ['test/faults/require-programs.ts', 'test/support/global-setup.ts'],
+    globalSetup: ['test/support/require-programs.ts', 'test/support/global-setup.ts'],
     setupFiles: 'test/support/setup.ts',
     maxWorkers: 1,
     testTimeout: 180_000,

@@ -5,6 +5,7 @@ export default defineConfig({
   test: {
     name: 'ha',
     include: ['test/ha/**/*.test.ts'],
+    globalSetup: 'test/support/require-programs.ts',
     setupFiles: 'test/support/setup.ts',
     maxWorkers: 1,
     testTimeout: 1_800_000,

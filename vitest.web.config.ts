@@ -5,7 +5,7 @@ export default defineConfig({
   test: {
     name: 'web',
     include: ['test/web/**/*.test.ts'],
-    globalSetup: ['test/support/require-chromium.ts', 'test/support/global-setup.ts'],
+    globalSetup: ['test/support/require-programs.ts', 'test/support/global-setup.ts'],
     setupFiles: 'test/support/setup.ts',
     maxWorkers: 1,
     testTimeout: 60_000,

@@ -7,7 +7,6 @@ import { migrate } from 'pg-membership'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { adminClient, uniqueName } from '../support/database.js'
 import { expectWholeLog, storyOf } from '../support/event-log.js'
-import { requirePrograms } from '../support/require-programs.js'
 import { until } from '../support/until.js'
 import { type Command, Worker } from '../support/worker.js'
 import { FailoverEngine, other } from './engine.js'
@@ -49,7 +48,6 @@ const EVENTS = [
 
 let engine: FailoverEngine
 beforeAll(async () => {
-  requirePrograms('etcd', 'patroni', 'haproxy')
   engine = await FailoverEngine.start()
 })
 afterAll(() => engine[Symbol.asyncDispose]())

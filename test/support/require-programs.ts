@@ -1,6 +1,7 @@
 /** The programs that npm does not bring. A test that cannot run fails; it is not skipped. */
 import { accessSync, constants } from 'node:fs'
 import { delimiter, join } from 'node:path'
+import type { TestProject } from 'vitest/node'
 
 /** Each with the package of Debian and Ubuntu that holds it. */
 const PACKAGES = {
@@ -12,7 +13,7 @@ const PACKAGES = {
   chromium: 'chromium',
 } as const
 
-export type Program = keyof typeof PACKAGES
+type Program = keyof typeof PACKAGES
 
 /** Where it is; what only an administrator usually calls need not be on the PATH. */
 export function pathOf(program: Program): string {
@@ -33,7 +34,16 @@ function isExecutable(path: string): boolean {
   }
 }
 
-/** Throws for the first that is missing. */
-export function requirePrograms(...programs: readonly Program[]): void {
+/** What each suite needs, by the name of its project. */
+const NEEDED: Readonly<Record<string, readonly Program[]>> = {
+  faults: ['psql', 'pgbouncer'],
+  ha: ['etcd', 'patroni', 'haproxy'],
+  web: ['chromium'],
+}
+
+/** Before a suite: throws for the first program that is missing. */
+export default function requirePrograms({ name }: Pick<TestProject, 'name'>): void {
+  const programs = NEEDED[name]
+  if (programs === undefined) throw new Error(`NEEDED in require-programs.ts has no suite ${name}`)
   for (const program of programs) pathOf(program)
 }
