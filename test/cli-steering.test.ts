@@ -4,7 +4,6 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { pgMembership } from './support/command-line.js'
 import { type AdminClient, adminClient, freshSchema, newSchemaName, uniqueName } from './support/database.js'
 import { storyOf } from './support/event-log.js'
-import { until } from './support/until.js'
 
 let admin: AdminClient
 let schema: string
@@ -67,7 +66,13 @@ describe('contract: evict', () => {
     [['allow', 'c'], 2, 'give the cluster, and the id'],
     [['trim'], 2, '--older-than is missing'],
     [['drop'], 2, 'give the name of the cluster'],
-    [['watch'], 2, 'give the name of the cluster'],
+    [['evict', 'c', randomUUID(), '--note', ''], 2, '--note needs a value'],
+    [
+      ['evict', 'c', randomUUID(), '--note', 'x', '--stay-away', '0s'],
+      1,
+      'stays away until it is allowed again',
+    ],
+    [['evict', 'c', randomUUID(), '--drain', '--note', 'x'.repeat(1001)], 1, 'It tells others why'],
     [['watch', 'c', '--since', 'yesterday'], 2, 'since'],
   ])('%j is refused: exit code %i, and why', async (args, expected, words) => {
     const { code, stdout, stderr } = await run(...args)
@@ -81,7 +86,7 @@ test('contract: drop is refused while the cluster has members, and forgets it af
   const id = await joined(name)
   expect(await run('drop', name)).toMatchObject({
     code: 1,
-    stderr: `pg-membership: cluster ${name} has members\n`,
+    stderr: `pg-membership: cluster ${name} has members. It can be dropped when they have left.\n`,
   })
   await admin.query('delete from members where id = $1', [id])
   expect((await run('drop', name)).stdout).toBe(`Dropped the cluster ${JSON.stringify(name)}.\n`)
@@ -125,40 +130,64 @@ test('contract: flapping shows who left most often, and why', async () => {
   expect((await run('flapping', name)).stdout).toContain('crashed 1, expired 2')
 })
 
-test('contract: watch prints each change as it comes, goes on from a cursor, and ends when nobody reads', async () => {
-  const name = uniqueName()
-  await joined(name, 'before')
-  const follow = (...args: string[]) => {
-    const [ending, written] = [new AbortController(), { stdout: '', stderr: '' }]
-    const ended = pgMembership(
-      ['watch', name, ...args, '--schema', schema],
-      {},
-      { signal: ending.signal, written },
-    )
-    const lines = () => written.stdout.split('\n').filter((line) => line !== '')
-    return { lines, end: () => (ending.abort(), ended) }
-  }
-  const first = follow('--json')
-  // It begins with what happens after it has begun: until it shows something, something happens.
-  await until(async () => (await joined(name, 'a\u001b[2J'), first.lines().length > 0), {
-    message: 'a change',
-  })
-  const [line = ''] = first.lines()
-  const change = JSON.parse(line) as { cursor: string; kind: string; revision: number }
-  expect(change).toMatchObject({ kind: 'joined', reason: 'registered', member: { data: 'a\u001b[2J' } })
-  expect(line).not.toContain('\u001b')
-  expect(await first.end()).toMatchObject({ code: 0, stderr: '' })
-
-  const id = await joined(name, 'between')
-  const second = follow('--since', change.cursor)
-  await until(() => second.lines().some((shown) => shown.includes(id)), {
-    message: 'what happened meanwhile',
-  })
-  expect(second.lines().join('\n')).not.toContain('\u001b')
-  expect(second.lines().filter((shown) => shown.includes('a\\u001b[2J'))).toHaveLength(
-    second.lines().length - 1,
+test('contract: uninstall says what is lost, is refused while members live, and removes everything', async () => {
+  const other = await freshSchema()
+  await admin.query(
+    `select ${other}.register('c', array[gen_random_uuid()], '{x}', '{0}', '1s', null, 's', 0)`,
   )
-  expect(await second.end()).toMatchObject({ code: 0, stderr: '' })
+  const uninstall = (typed?: string, ...args: string[]) =>
+    pgMembership(['uninstall', ...args, '--schema', other], {}, typed === undefined ? {} : { typed })
+  const isThere = async () =>
+    (await admin.query('select from pg_namespace where nspname = $1', [other])).rowCount === 1
+  const alive = `1 members are alive in schema "${other}": stop their processes first, or give --force`
+  expect(await uninstall(undefined, '--yes')).toMatchObject({
+    code: 1,
+    stderr: `pg-membership: ${alive}\n`,
+  })
+  const loss = '1 members alive, 1 clusters and 1 changes of the log'
+  const wrong = await uninstall('yes', '--force')
+  expect(wrong).toMatchObject({ code: 1, stdout: '' })
+  expect(wrong.stderr).toBe(
+    `This removes schema "${other}" for good: ${loss}.\nType its name to confirm: pg-membership: that is not its name: nothing is removed\n`,
+  )
+  await admin.query(`create table public.${other} (member uuid references ${other}.members (id))`)
+  const needed = await uninstall(undefined, '--yes', '--force')
+  expect(needed).toMatchObject({ code: 1, stdout: '' })
+  expect(needed.stderr).toContain(`${other}_member_fkey`)
+  expect(needed.stderr).toContain('Drop what is yours first: nothing is removed')
+  await admin.query(`drop table public.${other}`)
+  expect((await admin.query(`select from ${other}.events`)).rowCount).toBe(1)
+
+  expect(await uninstall(other, '--force')).toMatchObject({
+    code: 0,
+    stdout: `Removed schema "${other}": ${loss}.\n`,
+  })
+  expect(await isThere()).toBe(false)
+  expect(await uninstall(undefined, '--yes')).toMatchObject({
+    code: 1,
+    stderr: `pg-membership: there is no pg-membership in schema "${other}"\n`,
+  })
+})
+
+test('contract: uninstall takes members that are past their ttl for dead, and leaves a schema with other things', async () => {
+  const other = await freshSchema()
+  await admin.query(`create table ${other}.customers (id integer)`)
+  await admin.query(`alter table ${other}.members disable trigger user`)
+  await admin.query(
+    `insert into ${other}.members (id, cluster, heartbeat_at) values (gen_random_uuid(), 'c', now() - interval '1 h')`,
+  )
+  const { code, stdout } = await pgMembership(['uninstall', '--yes', '--json', '--schema', other])
+  expect({ code, found: JSON.parse(stdout) as unknown }).toEqual({
+    code: 0,
+    found: { schema: other, version: 1, alive: 0, clusters: 0, events: 0, schemaIsGone: false },
+  })
+  const { rows } = await admin.query(
+    `select relname from pg_class where relnamespace = $1::regnamespace and relkind in ('r', 'v')
+    union all select proname from pg_proc where pronamespace = $1::regnamespace
+    union all select typname from pg_type where typnamespace = $1::regnamespace and typtype = 'd'`,
+    [other],
+  )
+  expect(rows).toEqual([{ relname: 'customers' }])
 })
 
 test('contract: migrate --dry-run says what it would run, and changes nothing', async () => {

@@ -64,15 +64,14 @@ describe('contract: help and exit codes', () => {
       expect(stdout).toContain(word)
   })
 
-  test.each('migrate sql members history watch flapping doctor web evict allow trim drop'.split(' '))(
-    '%s --help tells its options without a database',
-    async (command) => {
-      const { code, stdout } = await pgMembership([command, '--help'], { DATABASE_URL: undefined })
-      expect(code).toBe(0)
-      expect(stdout).toContain(`Usage: pg-membership ${command}`)
-      expect(stdout).toContain('--schema')
-    },
-  )
+  test.each(
+    'migrate sql members history watch flapping doctor web evict allow trim drop uninstall'.split(' '),
+  )('%s --help tells its options without a database', async (command) => {
+    const { code, stdout } = await pgMembership([command, '--help'], { DATABASE_URL: undefined })
+    expect(code).toBe(0)
+    expect(stdout).toContain(`Usage: pg-membership ${command}`)
+    expect(stdout).toContain('--schema')
+  })
 
   test('--version prints a version', async () => {
     expect((await pgMembership(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+/)
@@ -90,6 +89,11 @@ describe('contract: help and exit codes', () => {
     [['history', '--limit', '-1'], '--limit'],
     [['history', '--member', 'bob'], '--member must be'],
     [['history', '--since', '5 parsecs'], '--since must be'],
+    [['history', '--until', 'then'], '--until must be'],
+    [['history', '--stays', '--timeline'], 'leave --stays out'],
+    [['members', '--watch', '--at', '1h'], '--at cannot be used with --watch'],
+    [['watch', '--since', '0.'], 'give its name'],
+    [['uninstall'], 'give --yes'],
     [['migrate', 'now'], 'unexpected argument'],
     [['migrate', '--schema', 'pg_mine'], 'schema'],
     [['migrate', '--schema', ''], '--schema'],
@@ -322,21 +326,8 @@ describe('contract: history', () => {
     expect(await kinds('--member', bob)).toEqual(['left', 'updated', 'joined'])
     expect(await kinds('other', '--member', bob)).toEqual([])
     expect(await kinds('--since', '10m')).toEqual(['joined'])
-  })
-
-  test('--json has numbers and ISO times', async () => {
-    expect(json((await run('history', 'chat', '--json', '--limit', '1')).stdout)).toEqual([
-      {
-        cluster: 'chat',
-        revision: 4,
-        at: expect.stringMatching(/T.*Z$/) as string,
-        kind: 'left',
-        reason: 'deregistered',
-        member: bob,
-        token: 2,
-        data: null,
-      },
-    ])
+    expect(await kinds('chat', '--until', '70m')).toEqual(['updated', 'joined', 'joined'])
+    expect(await kinds('--member', bob, '--since', '100m', '--until', '70m')).toEqual(['updated'])
   })
 
   test('--stays shows the stays: how long, why they ended, and what they carried last', async () => {
@@ -353,6 +344,8 @@ describe('contract: history', () => {
     ])
     expect(await stays('chat', '--limit', '1')).toMatchObject([{ member: ada, leftAt: null, reason: null }])
     expect(await stays('chat', '--since', '30m')).toMatchObject([{ member: ada }])
+    expect(await stays('chat', '--until', '150m')).toMatchObject([{ member: ada }])
+    expect(await stays('--member', bob, '--until', '150m')).toEqual([])
   })
 })
 

@@ -2,6 +2,8 @@ import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { diagnose } from '../src/cli/doctor/diagnose.js'
 import type { Finding } from '../src/cli/doctor/finding.js'
+import type { Hearing } from '../src/cli/doctor/hearing.js'
+import { queryOf } from '../src/postgres/query.js'
 import { pgMembership } from './support/command-line.js'
 import { type AdminClient, adminClient, freshSchema, newSchemaName } from './support/database.js'
 import { startRoles } from './support/roles.js'
@@ -16,19 +18,13 @@ beforeEach(async () => {
 })
 afterEach(() => admin.end())
 
-async function findings(client = admin, name = schema, backendPid?: number): Promise<Finding[]> {
+async function findings(client = admin, name = schema, hearing: Hearing = 'hears'): Promise<Finding[]> {
   await client.query('begin read only')
   try {
     return await diagnose({
-      query: async <T extends object>(text: string, values: readonly unknown[]) =>
-        (
-          await client.query<T>(
-            text.replaceAll('$$.', () => `${name}.`),
-            [...values],
-          )
-        ).rows,
+      query: queryOf(client, name),
       schema: name,
-      backendPid,
+      hearing: Promise.resolve(hearing),
     })
   } finally {
     await client.query('rollback')
@@ -80,7 +76,9 @@ describe('contract: the doctor', () => {
 
   test('a schema that is missing, and a pooler', async () => {
     expect(await trouble(admin, newSchemaName())).toContain('alert schema-version: The schema is missing')
-    expect(await trouble(admin, schema, 1)).toEqual([expect.stringContaining('warning listen: a pooler')])
+    expect(await trouble(admin, schema, 'pooled')).toEqual([
+      expect.stringContaining('warning listen: a pooler'),
+    ])
   })
 
   test('a member past its ttl that nobody sweeps: exit code 3, with --json too', async () => {

@@ -9,12 +9,21 @@ export class UsageError extends Error {}
 /** What a command sees of the process that it runs in. */
 export interface Surroundings {
   readonly env: Readonly<Record<string, string | undefined>>
-  /** The width of the terminal; undefined where the output goes elsewhere. */
-  readonly columns?: number | undefined
+  /** The size of the terminal now; undefined where the output goes elsewhere. */
+  readonly columns: number | undefined
+  readonly rows: number | undefined
+  /** A person looks at a terminal. */
+  readonly isTerminal: boolean
+  /** The terminal can be painted in place. */
+  readonly canRedraw: boolean
   /** Whether colours are wanted. */
-  readonly hasColours?: boolean
+  readonly hasColours: boolean
   /** Writes at once, unchanged: for commands that go on. */
   readonly print: (text: string) => void
+  /** Writes a line to stderr: for what is no answer. */
+  readonly complain: (text: string) => void
+  /** Asks a person for a line; undefined: nobody is there to answer. */
+  readonly ask: ((question: string) => Promise<string>) | undefined
   /** Aborts when nobody reads any more. */
   readonly signal: AbortSignal | undefined
 }

@@ -4,6 +4,8 @@ import type { Arguments, Syntax } from './arguments.js'
 export interface Outcome {
   readonly text: string
   readonly exitCode: number
+  /** It has colours, and what members have written is escaped already. */
+  readonly isPainted?: true
 }
 
 export interface Command extends Syntax {

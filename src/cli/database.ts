@@ -1,27 +1,25 @@
-/** One connection for one command, which only reads: a standby is good enough. */
+/** One connection for one command. Where it only reads, a standby is good enough. */
 import pg from 'pg'
 import { within } from '../kit/waiting.js'
 import { clientConfig } from '../postgres/connection/client.js'
 import { begin } from '../postgres/connection/settings.js'
 import { permanentError } from '../postgres/errors.js'
-import { quoteIdentifier } from '../postgres/identifier.js'
 import { schemaName } from '../postgres/options.js'
+import { type Query, queryOf } from '../postgres/query.js'
 import { checkSchemaVersion, type FoundVersion, VERSION_QUESTION } from '../postgres/schema/version.js'
 import { type Arguments, UsageError } from './arguments.js'
 import { inOneLine } from './visible.js'
 
 const CONNECT_TIMEOUT_MS = 10_000
 const CLOSE_TIMEOUT_MS = 2_000
-const STATEMENT_TIMEOUT_MS = 60_000
+/** Of a command: a lock of somebody else's is waited for as long as the statement may run. */
+export const BOUNDS = { statementTimeoutMs: 60_000, lockTimeoutMs: 0 }
 
 export function connectionUrl(args: Arguments): string {
   const url = args.text('connection') ?? args.surroundings.env.DATABASE_URL
   if (!url) throw new UsageError('no database: give --connection URL, or set DATABASE_URL')
   return url
 }
-
-/** `$$.` in the text stands for the schema. */
-export type Query = <T extends object>(text: string, values: readonly unknown[]) => Promise<T[]>
 
 /** Runs in one transaction that only reads, in a schema of a version that this code knows. */
 export function reading<T>(args: Arguments, read: (query: Query) => Promise<T>): Promise<T> {
@@ -45,13 +43,24 @@ export function changing<T>(args: Arguments, change: (query: Query) => Promise<T
   )
 }
 
-/** As `reading`, whatever schema is there. `backendPid` is the process of the server that the client was told. */
-export async function connected<T>(
+/** As `reading`, whatever schema is there. */
+export function connected<T>(
   args: Arguments,
-  read: (query: Query, backendPid: number | undefined) => Promise<T>,
+  ask: (query: Query) => Promise<T>,
   access: 'read only' | 'read write' = 'read only',
 ): Promise<T> {
-  const schema = `${quoteIdentifier(schemaName(args.text('schema')))}.`
+  return opened(args, async (client, query) => {
+    await client.query(begin(access, BOUNDS))
+    return ask(query)
+  })
+}
+
+/** Without a transaction. */
+export async function opened<T>(
+  args: Arguments,
+  use: (client: pg.Client, query: Query) => Promise<T>,
+): Promise<T> {
+  const schema = schemaName(args.text('schema'))
   const socket = await clientConfig({
     connection: connectionUrl(args),
     applicationName: 'pg-membership cli',
@@ -59,23 +68,26 @@ export async function connected<T>(
   })
   const client = new pg.Client(socket.config)
   client.on('error', () => undefined)
-  const query: Query = async <T extends object>(text: string, values: readonly unknown[]) =>
-    (
-      await client.query<T>(
-        text.replaceAll('$$.', () => schema),
-        [...values],
-      )
-    ).rows
   try {
     await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
-    await client.query(begin(access, { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: 0 }))
-    return await read(query, (client as { processID?: number }).processID)
+    return await use(client, queryOf(client, schema))
   } catch (error) {
     throw permanentError(error) ?? error
   } finally {
     await within(CLOSE_TIMEOUT_MS, client.end(), 'closing').catch(() => undefined)
     socket.destroy()
   }
+}
+
+/** What is installed in the schema, whatever it is; undefined: nothing. */
+export async function installed(query: Query, schema: string): Promise<FoundVersion | undefined> {
+  const [there] = await query(
+    `select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = $1 and p.proname = 'schema_version'`,
+    [schema],
+  )
+  const [found] = there ? await query<FoundVersion>(VERSION_QUESTION, []) : []
+  return found
 }
 
 /** A message for a name that no cluster has: perhaps it was mistyped. Empty if the cluster exists. */

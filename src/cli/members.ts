@@ -1,7 +1,11 @@
-import { type Arguments, moment } from './arguments.js'
+import type { Query } from '../postgres/query.js'
+import { type Arguments, moment, UsageError } from './arguments.js'
 import { type Command, CONNECTION_HELP } from './command.js'
 import { noSuchCluster, reading } from './database.js'
+import { follow } from './follow.js'
+import { Screen } from './screen.js'
 import { type Column, duration, table, time } from './table.js'
+import { visible } from './visible.js'
 
 interface Row {
   readonly cluster: string
@@ -27,24 +31,72 @@ Shows who is a member, of one cluster or of all, oldest registration first, with
 heartbeat, the ttl, and the host and pid of the process; or who was a member at a time, and what each
 carried then. OVERDUE: silent for longer than the ttl, and not removed. ?: behind a pooler.
 
+  --watch            go on until Ctrl-C: on a terminal repaint once a second, elsewhere print again at each change
   --at TIME          as 2026-01-31T09:00Z, or so long ago, as 90s, 2h30m or 7d
   --wide             do not shorten data
 ${CONNECTION_HELP}`,
-  options: { at: { type: 'string' }, wide: { type: 'boolean' } },
+  options: { watch: { type: 'boolean' }, at: { type: 'string' }, wide: { type: 'boolean' } },
   maxPositionals: 1,
   connects: true,
   run(args) {
     const [cluster] = args.positionals
     const at = moment(args, 'at')
+    if (args.flag('watch')) {
+      if (at) throw new UsageError('--at cannot be used with --watch: the past does not change')
+      return watched(args, cluster)
+    }
     return reading(args, async (query) => {
       const rows = at
         ? await query<Row>(THEN, [cluster ?? null, at.agoMs, at.time])
         : await query<Row>(NOW, [cluster ?? null])
-      if (args.flag('json')) return JSON.stringify(rows.map(toJson), null, 2)
-      if (rows.length === 0) return (await noSuchCluster(query, cluster)) || 'No members.'
-      return tableOf(rows, args)
+      return args.flag('json') ? JSON.stringify(rows.map(toJson), null, 2) : shown(query, rows, args)
     })
   },
+}
+
+/** On a terminal, the last table stays when it ends. */
+async function watched(args: Arguments, cluster: string | undefined): Promise<string> {
+  const { print, canRedraw } = args.surroundings
+  const isLive = canRedraw && !args.flag('json')
+  let [members, title, trouble] = ['', '', '']
+  let seen: string | undefined
+  {
+    using screen = new Screen(args.surroundings)
+    const draw = (): void => screen.draw(`${trouble || title}\n${members}`)
+    await follow(args, {
+      look: async (query) => {
+        const rows = await query<Row>(NOW, [cluster ?? null])
+        // Ages change all the time.
+        const known = JSON.stringify(
+          rows.map((row) => [row.cluster, row.id, row.token, row.data, isOverdue(row)]),
+        )
+        const isNew = known !== seen
+        seen = known
+        if (args.flag('json')) {
+          if (isNew) print(visible(`${JSON.stringify(rows.map(toJson))}\n`))
+        } else if (isNew || isLive) {
+          members = visible(await shown(query, rows, args))
+          title = `${time(new Date())}  ${String(rows.length)} members, Ctrl-C to end`
+          if (isLive) draw()
+          else print(`${title}\n${members}\n\n`)
+        }
+      },
+      ...(isLive
+        ? {
+            onTrouble: (why) => {
+              trouble = why === undefined ? '' : visible(`${time(new Date())}  ${why}`)
+              draw()
+            },
+          }
+        : {}),
+    })
+  }
+  return isLive ? members : ''
+}
+
+async function shown(query: Query, rows: readonly Row[], args: Arguments): Promise<string> {
+  if (rows.length === 0) return (await noSuchCluster(query, args.positionals[0])) || 'No members.'
+  return tableOf(rows, args)
 }
 
 const NOW = `

@@ -1,9 +1,8 @@
 import { schemaName } from '../postgres/options.js'
 import { migrationFiles } from '../postgres/schema/files.js'
-import { type FoundVersion, VERSION_QUESTION } from '../postgres/schema/version.js'
 import type { Arguments } from './arguments.js'
 import { type Command, CONNECTION_HELP } from './command.js'
-import { connected, connectionUrl } from './database.js'
+import { connected, connectionUrl, installed } from './database.js'
 
 export const migrateCommand: Command = {
   summary: 'create the schema, or bring it to the version of this package',
@@ -31,15 +30,8 @@ ${CONNECTION_HELP}`,
 }
 
 async function dryRun(args: Arguments, schema: string): Promise<string> {
-  const version = await connected(args, async (query) => {
-    const [there] = await query<{ is: boolean }>(
-      `select to_regprocedure('$$.schema_version()') is not null as is`,
-      [],
-    )
-    if (there?.is !== true) return 0
-    const [found] = await query<FoundVersion>(VERSION_QUESTION, [])
-    return found?.version ?? 0
-  })
+  const found = await connected(args, (query) => installed(query, schema))
+  const version = found?.version ?? 0
   const migrations = migrationFiles().filter((file) => file.version > version)
   const names = migrations.map(({ name }) => name)
   if (args.flag('json')) return JSON.stringify({ schema, migrations: names, dryRun: true })

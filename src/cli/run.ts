@@ -1,7 +1,10 @@
 /** Finds the command, prints what it returns, turns errors into one line and an exit code. */
 import { readFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
 import { OptionError } from '../api/errors.js'
 import { parseArguments, type Surroundings, UsageError } from './arguments.js'
+import { hasColours, isDumb } from './colours.js'
 import type { Command, Outcome } from './command.js'
 import { doctorCommand } from './doctor/command.js'
 import { dropCommand } from './drop.js'
@@ -12,9 +15,11 @@ import { membersCommand } from './members.js'
 import { migrateCommand } from './migrate.js'
 import { sqlCommand } from './sql.js'
 import { trimCommand } from './trim.js'
+import { uninstallCommand } from './uninstall.js'
 import { inOneLine, visible } from './visible.js'
 import { watchCommand } from './watch.js'
 import { webCommand } from './web.js'
+import { inWords } from './words.js'
 
 const COMMANDS: Readonly<Record<string, Command>> = {
   migrate: migrateCommand,
@@ -29,6 +34,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   allow: allowCommand,
   trim: trimCommand,
   drop: dropCommand,
+  uninstall: uninstallCommand,
 }
 
 const HELP = `Usage: pg-membership COMMAND [options]
@@ -52,8 +58,9 @@ async function run(args: readonly string[], surroundings: Surroundings): Promise
   const parsed = parseArguments(rest, command, surroundings)
   if (parsed.flag('help')) return command.help
   const result = await command.run(parsed)
-  const { text, exitCode } = typeof result === 'string' ? { text: result, exitCode: 0 } : result
-  return { text: command.isExact ? text : visible(text), exitCode }
+  const outcome: Outcome = typeof result === 'string' ? { text: result, exitCode: 0 } : result
+  const isShown = command.isExact === true || outcome.isPainted === true
+  return { ...outcome, text: isShown ? outcome.text : visible(outcome.text) }
 }
 
 function version(): string {
@@ -72,52 +79,68 @@ function complaint(error: unknown, name = ''): { readonly text: string; readonly
   return { text: inWords(error), exitCode: FAILED }
 }
 
-function inWords(error: unknown): string {
-  // If several addresses of a host failed, the messages are in the parts.
-  const { message, code } = (error instanceof AggregateError ? error.errors[0] : error) as Error & {
-    code?: unknown
-  }
-  const unreachable = /^(ECONN|EHOST|ENET|ETIMEDOUT|EAI_|ENOENT|EPIPE|57P0|08)/.test(String(code))
-  if (unreachable || message.startsWith('connecting took')) {
-    return `cannot reach the database: ${message} (is it running there? check --connection or DATABASE_URL)`
-  }
-  return message
-}
-
-/** Where a command writes: the process's own streams, or those of a test. */
+/** Where a command reads and writes: the process's own streams, or those of a test. */
 export interface Streams {
+  readonly stdin?: Input
   readonly stdout: Output
   readonly stderr: Output
   readonly env: Surroundings['env']
+  /** Aborts when nobody reads any more. */
   readonly signal?: AbortSignal
 }
+
+type Input = Readable & { readonly isTTY?: boolean }
 
 interface Output {
   write(text: string): unknown
   readonly isTTY?: boolean
   readonly columns?: number
+  readonly rows?: number
+}
+
+function surroundingsOf(streams: Streams): Surroundings {
+  const { stdout, stderr, env, signal } = streams
+  const isTerminal = stdout.isTTY === true
+  return {
+    env,
+    get columns() {
+      return isTerminal ? stdout.columns : undefined
+    },
+    get rows() {
+      return isTerminal ? stdout.rows : undefined
+    },
+    isTerminal,
+    canRedraw: isTerminal && !isDumb(env),
+    hasColours: hasColours(env, isTerminal),
+    print: (text) => void stdout.write(text),
+    complain: (text) => void stderr.write(oneLine(text)),
+    get ask() {
+      const { stdin } = streams
+      if (stdin?.isTTY !== true) return undefined
+      return async (question: string) => {
+        stderr.write(visible(question))
+        for await (const line of createInterface({ input: stdin })) return line
+        return ''
+      }
+    },
+    signal,
+  }
+}
+
+function oneLine(text: string): string {
+  return `pg-membership: ${inOneLine(text.replace(/\s*\n\s*/g, ' '))}\n`
 }
 
 /** Runs a command as the arguments say, and returns the exit code. It never fails. */
-export async function runCommand(
-  args: readonly string[],
-  { stdout, stderr, env, signal }: Streams,
-): Promise<number> {
-  const surroundings = {
-    env,
-    columns: stdout.isTTY ? stdout.columns : undefined,
-    hasColours: stdout.isTTY === true && !env.NO_COLOR,
-    print: (text: string) => void stdout.write(text),
-    signal,
-  }
+export async function runCommand(args: readonly string[], streams: Streams): Promise<number> {
   try {
-    const result = await run(args, surroundings)
+    const result = await run(args, surroundingsOf(streams))
     const { text, exitCode } = typeof result === 'string' ? { text: result, exitCode: 0 } : result
-    if (text !== '') stdout.write(`${text}\n`)
+    if (text !== '') streams.stdout.write(`${text}\n`)
     return exitCode
   } catch (error) {
     const { text, exitCode } = complaint(error, args[0])
-    stderr.write(`pg-membership: ${inOneLine(text.replace(/\s*\n\s*/g, ' '))}\n`)
+    streams.stderr.write(oneLine(text))
     return exitCode
   }
 }

@@ -62,12 +62,23 @@ function two(s: number, large: number, largeUnit: string, small: number, smallUn
   return `${String(Math.floor(s / large))}${largeUnit}${rest === 0 ? '' : ` ${String(rest)}${smallUnit}`}`
 }
 
+/** Who did it, and why, where that says something: of what the processes do by themselves it does not. */
+export function doneBy(change: {
+  readonly reason: string | null
+  readonly by_role: string | null
+  readonly note: string | null
+}): string {
+  if (change.note !== null) return `${change.by_role ?? '?'}: ${change.note}`
+  return change.reason === 'removed' ? (change.by_role ?? '') : ''
+}
+
 /** UTC, to the second. */
 export function time(date: Date): string {
   return date.toISOString().replace('T', ' ').replace(/\.\d+/, '')
 }
 
-function cut(text: string, room: number): string {
+/** At most so wide; what is cut off shows as an ellipsis. */
+export function cut(text: string, room: number): string {
   if (width(text) <= room) return text
   let kept = ''
   let used = 1
@@ -83,7 +94,8 @@ const graphemes = new Intl.Segmenter()
 const WIDE =
   /\p{Emoji_Presentation}|\ufe0f|[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6\u{20000}-\u{3fffd}]/u
 
-function width(text: string): number {
+/** In cells of a terminal. */
+export function width(text: string): number {
   if (/^[ -~]*$/.test(text)) return text.length
   return [...graphemes.segment(text)].reduce((sum, { segment }) => sum + graphemeWidth(segment), 0)
 }

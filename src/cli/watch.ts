@@ -1,47 +1,73 @@
-import type { Change } from '../api/change.js'
-import { schemaName } from '../postgres/options.js'
-import { UsageError } from './arguments.js'
+import { positionAt } from '../engine/cursor.js'
+import { type Arguments, UsageError } from './arguments.js'
+import { type Change, Changes } from './changes.js'
+import { type Colour, paint } from './colours.js'
 import { type Command, CONNECTION_HELP } from './command.js'
-import { connectionUrl } from './database.js'
-import { time } from './table.js'
-import { inOneLine } from './visible.js'
+import { noSuchCluster } from './database.js'
+import { follow } from './follow.js'
+import { doneBy, time } from './table.js'
+import { inOneLine, visible } from './visible.js'
 
-const COLOURS = { joined: 32, updated: 33, left: 31 } as const
+const COLOURS: Readonly<Record<Change['kind'], Colour>> = { joined: 'green', updated: 'yellow', left: 'red' }
 
 export const watchCommand: Command = {
   summary: 'changes as they come',
-  help: `Usage: pg-membership watch CLUSTER [options]
+  help: `Usage: pg-membership watch [CLUSTER] [options]
 
-Prints each change of a cluster, once and in order, as it comes: who joined, changed its data or left, and
-why. It goes on through outages of the database, until Ctrl-C. With --json, one object per line; its cursor
-continues from there.
+Prints each change of a cluster, or of all, also of those that are new, once and in order, within a second: who
+joined, changed its data or left, and why. It goes on through outages of the database, until Ctrl-C. It only
+reads. For people on a terminal; elsewhere, and with --json, one JSON object per line.
 
-  --since CURSOR     what came after it, also while nobody watched; default: from now on
+Colours: as NO_COLOR, FORCE_COLOR and TERM=dumb say. FORCE_COLOR also brings the text for people into a pipe.
+
+  --since CURSOR     what came after it, also while nobody watched; needs CLUSTER; default: from now on.
+                     Each object has the cursor that goes on after it
 ${CONNECTION_HELP}`,
   options: { since: { type: 'string' } },
   maxPositionals: 1,
   connects: true,
   async run(args) {
-    const [name] = args.positionals
-    if (name === undefined) throw new UsageError('give the name of the cluster')
-    const { print, signal, hasColours = false } = args.surroundings
-    // Loaded when needed: the other commands start without it.
-    const { PostgresCluster } = await import('../postgres/cluster.js')
-    const options = { connection: connectionUrl(args), schema: schemaName(args.text('schema')), name }
-    await using cluster = new PostgresCluster(options)
+    const [cluster] = args.positionals
     const since = args.text('since')
-    const changes = cluster.watchChanges({
-      ...(since === undefined ? {} : { since }),
-      ...(signal ? { signal } : {}),
+    if (since !== undefined && cluster === undefined) {
+      throw new UsageError('--since is the cursor of one cluster: give its name')
+    }
+    const { print, complain, isTerminal, hasColours } = args.surroundings
+    const isJson = args.flag('json') || !(isTerminal || hasColours)
+    const changes = new Changes(cluster, since === undefined ? undefined : positionAt(since))
+    let hasBegun = false
+    await follow(args, {
+      look: async (query) => {
+        const names = await changes.look(query, (change) =>
+          print(isJson ? visible(`${JSON.stringify(change)}\n`) : `${line(change, args)}\n`),
+        )
+        if (hasBegun) return
+        hasBegun = true
+        const many = cluster === undefined ? `all clusters (${names.length} now)` : JSON.stringify(cluster)
+        const unknown = cluster === undefined ? '' : await noSuchCluster(query, cluster)
+        if (unknown !== '') complain(`${unknown}. It is watched from its first change`)
+        else if (!isJson) complain(`watching ${many} from now on, Ctrl-C to end`)
+      },
     })
-    for await (const change of changes)
-      print(`${args.flag('json') ? JSON.stringify(change) : line(change, hasColours)}\n`)
     return ''
   },
 }
 
-function line({ at, kind, reason, member }: Change, hasColours: boolean): string {
-  const what = (kind === 'left' ? `left: ${reason}` : kind).padEnd(18)
-  const coloured = hasColours ? `\u001b[${String(COLOURS[kind])}m${what}\u001b[39m` : what
-  return `${time(new Date(at))}  ${coloured}  ${member.id}  ${String(member.token)}  ${inOneLine(member.data)}`
+function line({ cluster, at, kind, reason, member, ...by }: Change, args: Arguments): string {
+  const what = paint(
+    (kind === 'left' ? `left: ${reason}` : kind).padEnd(18),
+    COLOURS[kind],
+    args.surroundings,
+  )
+  const who = doneBy({ reason, by_role: by.byRole, note: by.note })
+  const cells = [
+    time(new Date(at)),
+    ...(args.positionals.length === 0 ? [inOneLine(cluster)] : []),
+    what,
+    member.id,
+    String(member.token),
+    ...(who === '' ? [] : [`by ${inOneLine(who)}`]),
+    inOneLine(member.data),
+  ]
+  return cells.join('  ').trimEnd()
 }

@@ -38,7 +38,7 @@ ${CONNECTION_HELP.replace(/\n *--json.*/, '')}`,
     // Loaded when needed: the other commands start without it.
     const { servePage } = await import('../web/server.js')
     const stopped = Promise.race([once(process, 'SIGINT'), once(process, 'SIGTERM')])
-    const diagnosed: Diagnose = (query) => diagnose({ query, schema, backendPid: undefined })
+    const diagnosed: Diagnose = (query) => diagnose({ query, schema, hearing: undefined })
     const page = await servePage({ connection, schema, host, port, diagnose: diagnosed }).catch(
       (error: unknown) => {
         if (errorCode(error) !== 'EADDRINUSE') throw error

@@ -2,7 +2,8 @@
 import { type Kysely, type RawBuilder, sql } from 'kysely'
 import type { Change } from '../api/change.js'
 import { cursorOf } from '../engine/cursor.js'
-import { type LogReading, type Position, positionOf, samePosition } from '../engine/store.js'
+import { type LogReading, type Position, positionOf } from '../engine/store.js'
+import { followsOf } from './follows.js'
 import { isoTime, memberColumns, page, PAGE_ROWS, stampAt } from './fragments.js'
 import { memberOf, type MemberRow, one } from './rows.js'
 
@@ -81,24 +82,6 @@ export class Log {
   #name(name: string): RawBuilder<unknown> {
     return sql.id(this.#schema, name)
   }
-}
-
-/**
- * Trimming leaves holes, and may have taken the event at the position itself. Its stamp is then that of the change
- * before the last one, or nobody knows whether what follows is of the same history.
- */
-function followsOf(
-  after: Position,
-  head: Position,
-  { stamp_then, previous_stamp }: LogRow,
-  events: readonly LogRow[],
-): LogReading['follows'] {
-  if (samePosition(after, head)) return 'all'
-  if (head.revision <= after.revision) return 'replaced'
-  const then = after.revision === 0 ? '' : (stamp_then ?? previous_stamp)
-  if (then !== after.stamp) return stamp_then === null ? 'trimmed' : 'replaced'
-  const isWhole = events.every(({ revision }, n) => Number(revision) === after.revision + n + 1)
-  return isWhole && events.length > 0 ? 'all' : 'trimmed'
 }
 
 function changeOf(row: LogRow): Change {

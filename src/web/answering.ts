@@ -1,7 +1,8 @@
 /** From a path and its parameters to an answer. Pages that ask the same at the same time share one question. */
 import { performance } from 'node:perf_hooks'
+import type { Query } from '../postgres/query.js'
 import type { Finding, Findings } from './answers.js'
-import type { Database, Query } from './database.js'
+import type { Database } from './database.js'
 import { changes, data, members, pulse, timeline } from './questions.js'
 import { Parameters, RequestError } from './requests.js'
 

@@ -1,13 +1,13 @@
 /**
- * The one connection of the page's server. It opens when something is asked, and after any trouble the next question
- * opens another. Each question is a transaction of its own that can only read: a standby is good enough.
+ * The one connection of whoever asks again and again: the page's server, and commands that go on. It opens when
+ * something is asked, and after any trouble the next question opens another. Each question is a transaction of its own that can only read: a standby is good enough.
  */
 import pg from 'pg'
 import { within } from '../kit/waiting.js'
 import { type ClientConfig, clientConfig } from '../postgres/connection/client.js'
 import { begin } from '../postgres/connection/settings.js'
 import { breaksConnection, permanentError } from '../postgres/errors.js'
-import { quoteIdentifier } from '../postgres/identifier.js'
+import { type Query, queryOf } from '../postgres/query.js'
 import { checkSchemaVersion, type FoundVersion, VERSION_QUESTION } from '../postgres/schema/version.js'
 
 const CONNECT_TIMEOUT_MS = 5_000
@@ -16,24 +16,26 @@ const STATEMENT_TIMEOUT_MS = 10_000
 /** A connection that has not answered by then is dead. */
 const ANSWER_TIMEOUT_MS = STATEMENT_TIMEOUT_MS + 2_000
 
-/** `$$.` in the text stands for the schema. */
-export type Query = <T extends object>(text: string, values: readonly unknown[]) => Promise<T[]>
+export interface DatabaseOptions {
+  readonly connection: string
+  readonly schema: string
+  readonly applicationName: string
+}
 
 interface Open {
   readonly client: pg.Client
+  readonly query: Query
   readonly socket: ClientConfig
 }
 
 export class Database {
-  readonly #connection: string
-  readonly #prefix: string
+  readonly #options: DatabaseOptions
   #open: Promise<Open> | undefined
   #lastTurn: Promise<unknown> = Promise.resolve()
   #isClosed = false
 
-  constructor(connection: string, schema: string) {
-    this.#connection = connection
-    this.#prefix = `${quoteIdentifier(schema)}.`
+  constructor(options: DatabaseOptions) {
+    this.#options = options
   }
 
   /** Asks in one transaction. Questions wait for one another. */
@@ -63,11 +65,9 @@ export class Database {
   async #askOnce<T>(read: (query: Query) => Promise<T>): Promise<T> {
     const opening = (this.#open ??= this.#connect())
     try {
-      const { client } = await opening
-      const query: Query = async <R extends object>(text: string, values: readonly unknown[]) => {
-        const sql = text.replaceAll('$$.', () => this.#prefix)
-        return (await within(ANSWER_TIMEOUT_MS, client.query<R>(sql, [...values]), 'the answer')).rows
-      }
+      const { client, query: ask } = await opening
+      const query: Query = <R extends object>(text: string, values: readonly unknown[]) =>
+        within(ANSWER_TIMEOUT_MS, ask<R>(text, values), 'the answer')
       const bounds = { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: STATEMENT_TIMEOUT_MS }
       await within(ANSWER_TIMEOUT_MS, client.query(begin('read only', bounds)), 'the answer')
       const answer = await read(query)
@@ -93,26 +93,26 @@ export class Database {
   async #connect(): Promise<Open> {
     if (this.#isClosed) throw new Error('The page is closed')
     const socket = await clientConfig({
-      connection: this.#connection,
-      applicationName: 'pg-membership web',
+      connection: this.#options.connection,
+      applicationName: this.#options.applicationName,
       connectTimeoutMs: CONNECT_TIMEOUT_MS,
     })
     const client = new pg.Client(socket.config)
     client.on('error', () => undefined)
+    const query = queryOf(client, this.#options.schema)
     try {
       await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
-      const schemaVersion = VERSION_QUESTION.replace('$$.', () => this.#prefix)
-      const { rows } = await within(
+      const [version] = await within(
         ANSWER_TIMEOUT_MS,
-        client.query<FoundVersion>(schemaVersion),
+        query<FoundVersion>(VERSION_QUESTION, []),
         'the answer',
       )
-      checkSchemaVersion(rows[0])
+      checkSchemaVersion(version)
     } catch (error) {
       socket.destroy()
       throw error
     }
-    const open = { client, socket }
+    const open = { client, query, socket }
     // A connection that ends while nothing is asked costs no question.
     client.once('end', () => void this.#forget(open))
     return open

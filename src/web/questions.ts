@@ -1,4 +1,5 @@
 /** What the page asks of the database: only what a reader may ask, and never more than it can show. */
+import type { Query } from '../postgres/query.js'
 import type {
   Answer,
   ChangeRow,
@@ -12,7 +13,6 @@ import type {
   Term,
   Timeline,
 } from './answers.js'
-import type { Query } from './database.js'
 
 export const MAX_CLUSTERS = 1_000
 export const MAX_MEMBERS = 5_000

@@ -30,7 +30,11 @@ export interface Page {
 
 /** Answers as soon as the database does, and rejects if it cannot be asked at all. */
 export async function servePage(options: PageOptions): Promise<Page> {
-  const database = new Database(options.connection, options.schema)
+  const database = new Database({
+    connection: options.connection,
+    schema: options.schema,
+    applicationName: 'pg-membership web',
+  })
   try {
     await database.ask(async (query) => query('select 1', []))
     const files = await pageFiles()

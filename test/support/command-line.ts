@@ -1,4 +1,5 @@
 import { execFile, type ExecFileOptions } from 'node:child_process'
+import { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { runCommand } from '../../src/cli/run.js'
 import { databaseUrl } from './database.js'
@@ -11,9 +12,13 @@ export interface Outcome {
   readonly stderr: string
 }
 
-/** For a command that goes on. */
+/** For a command that goes on, and one that somebody sits in front of. */
 export interface Following {
   readonly signal?: AbortSignal
+  /** Its output goes to a terminal of this size. */
+  readonly terminal?: { readonly columns: number; readonly rows: number }
+  /** What the person types who is asked. */
+  readonly typed?: string
   /** What it has written so far. */
   readonly written?: { stdout: string; stderr: string }
 }
@@ -22,16 +27,38 @@ export interface Following {
 export async function pgMembership(
   args: readonly string[],
   env: NodeJS.ProcessEnv = {},
-  { signal, written = { stdout: '', stderr: '' } }: Following = {},
+  { signal, terminal, typed, written = { stdout: '', stderr: '' } }: Following = {},
 ): Promise<Outcome & { readonly code: number }> {
-  const output = (name: 'stdout' | 'stderr') => ({ write: (text: string) => (written[name] += text) })
+  const output = (name: 'stdout' | 'stderr') => ({
+    write: (text: string) => (written[name] += text),
+    ...(terminal ? { isTTY: true, ...terminal } : {}),
+  })
+  const stdin = Object.assign(Readable.from([`${typed ?? ''}\n`]), { isTTY: typed !== undefined })
   const code = await runCommand(args, {
+    stdin,
     stdout: output('stdout'),
     stderr: output('stderr'),
-    env: { ...process.env, DATABASE_URL: databaseUrl(), ...env },
+    // As where nobody has asked for colours, nor against them; the terminal knows all.
+    env: {
+      ...process.env,
+      ...{ NO_COLOR: undefined, FORCE_COLOR: undefined, TERM: 'xterm' },
+      DATABASE_URL: databaseUrl(),
+      ...env,
+    },
     ...(signal ? { signal } : {}),
   })
   return { code, ...written }
+}
+
+/** A command that goes on, until `end`. */
+export function follow(args: readonly string[], env: NodeJS.ProcessEnv = {}, more: Following = {}) {
+  const [ending, written] = [new AbortController(), { stdout: '', stderr: '' }]
+  const ended = pgMembership(args, env, { ...more, signal: ending.signal, written })
+  return {
+    written,
+    lines: () => written.stdout.split('\n').filter((line) => line !== ''),
+    end: () => (ending.abort(), ended),
+  }
 }
 
 /** The same in a process of its own: what the shell sees. */

@@ -1,37 +1,46 @@
 /** The connection: LISTEN, and the clocks at its two ends. */
 import { type Check, ok } from './finding.js'
 
-const listen: Check = async ({ query, backendPid }) => {
-  const [found] = await query<{ pid: number; standby: boolean }>(
-    'select pg_backend_pid() as pid, pg_is_in_recovery() as standby',
-    [],
-  )
-  const polls = 'A process that connects like this polls, and sees changes later.'
-  if (found?.standby) {
-    return [
-      {
-        code: 'listen',
-        severity: 'note',
-        what: 'this server is a standby: it takes no LISTEN and no writes',
-        consequence: polls,
-        todo: 'Give applications the address of the primary.',
-      },
-    ]
+const POLLS = 'A process that connects like this polls, and sees changes later.'
+
+const listen: Check = async ({ hearing }) => {
+  switch (await hearing) {
+    // The page's server asks through one connection, and does not try.
+    case undefined:
+      return []
+    case 'hears':
+      return [ok('listen', 'LISTEN works through this connection: a notification was heard')]
+    case 'standby':
+      return [
+        {
+          code: 'listen',
+          severity: 'note',
+          what: 'this server is a standby: it takes no LISTEN and no writes',
+          consequence: POLLS,
+          todo: 'Give applications the address of the primary.',
+        },
+      ]
+    case 'pooled':
+      return [
+        {
+          code: 'listen',
+          severity: 'warning',
+          what: 'a pooler is between here and PostgreSQL: LISTEN is lost behind it',
+          consequence: POLLS,
+          todo: 'Give applications a direct address as listenConnection.',
+        },
+      ]
+    case 'deaf':
+      return [
+        {
+          code: 'listen',
+          severity: 'warning',
+          what: 'LISTEN is taken, but no notification came within 2 s',
+          consequence: POLLS,
+          todo: 'See what is between here and PostgreSQL (a proxy, a pooler), and whether the server is overloaded.',
+        },
+      ]
   }
-  if (backendPid !== undefined && backendPid !== found?.pid) {
-    return [
-      {
-        code: 'listen',
-        severity: 'warning',
-        what: 'a pooler is between here and PostgreSQL: LISTEN is lost behind it',
-        consequence: polls,
-        todo: 'Give applications a direct address as listenConnection.',
-      },
-    ]
-  }
-  await query('listen pg_membership_doctor', [])
-  await query('unlisten pg_membership_doctor', [])
-  return [ok('listen', 'LISTEN works through this connection')]
 }
 
 const SKEW_MS = 1000

@@ -1,4 +1,5 @@
-import type { Query } from '../database.js'
+import type { Query } from '../../postgres/query.js'
+import type { Hearing } from './hearing.js'
 
 /** `alert`: somebody must act now. `warning`: soon. `note`: worth knowing, or what this role cannot see. */
 export type Severity = 'ok' | 'note' | 'warning' | 'alert'
@@ -16,8 +17,8 @@ export interface Finding {
 export interface Patient {
   readonly query: Query
   readonly schema: string
-  /** The process of the server that the client was told; undefined where the caller does not know it. */
-  readonly backendPid: number | undefined
+  /** Whether the connection hears notifications; undefined: this was not tried. */
+  readonly hearing: Promise<Hearing> | undefined
 }
 
 export type Check = (patient: Patient) => Promise<Finding[]>

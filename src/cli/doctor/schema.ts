@@ -1,15 +1,11 @@
 /** The schema's version, and what the role may do in it. */
 import { grantsText } from '../../postgres/schema/files.js'
-import { checkSchemaVersion, type FoundVersion, VERSION_QUESTION } from '../../postgres/schema/version.js'
+import { checkSchemaVersion } from '../../postgres/schema/version.js'
+import { installed } from '../database.js'
 import { type Check, listed, ok } from './finding.js'
 
 const version: Check = async ({ query, schema }) => {
-  const [there] = await query(
-    `select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-    where n.nspname = $1 and p.proname = 'schema_version'`,
-    [schema],
-  )
-  const [found] = there ? await query<FoundVersion>(VERSION_QUESTION, []) : []
+  const found = await installed(query, schema)
   try {
     checkSchemaVersion(found)
     return [ok('schema-version', `the schema has version ${String(found?.version)}`)]
