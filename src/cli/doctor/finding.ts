@@ -14,11 +14,24 @@ export interface Finding {
   readonly todo: string
 }
 
+/** Above these there is a finding. */
+export const LIMITS = {
+  logBytes: 5 * 2 ** 30,
+  /** Of the notification queue, from 0 to 1. */
+  queueShare: 0.1,
+  /** Of max_connections. */
+  connectionShare: 0.8,
+  transactionMs: 300_000,
+}
+export type Limits = Readonly<typeof LIMITS>
+
 export interface Patient {
   readonly query: Query
   readonly schema: string
   /** Whether the connection hears notifications; undefined: this was not tried. */
   readonly hearing: Promise<Hearing> | undefined
+  /** Default LIMITS. */
+  readonly limits?: Limits
 }
 
 export type Check = (patient: Patient) => Promise<Finding[]>

@@ -23,39 +23,58 @@ const version: Check = async ({ query, schema }) => {
   }
 }
 
+type Kind = 'member' | 'operator' | 'reader'
+
 const privileges: Check = async ({ query, schema }) => {
-  const functions = await query<{ name: string; may: boolean }>(
+  const objects = await query<{ name: string; may: boolean }>(
     `select p.proname as name, bool_and(has_function_privilege(p.oid, 'execute')) as may
-    from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1 group by 1`,
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1 group by 1
+    union all
+    select c.relname, has_table_privilege(c.oid, 'select')
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relkind in ('r', 'v')`,
     [schema],
   )
-  const missing = (kind: 'member' | 'reader'): string[] => {
-    const wanted = [...grantsText(kind, 's', 'r').matchAll(/"s"\.(\w+)\(/g)].map(([, name]) => name)
-    return functions.filter(({ name, may }) => !may && wanted.includes(name)).map(({ name }) => name)
-  }
   const [role] = await query<{ name: string }>('select current_user as name', [])
   const who = `role ${JSON.stringify(role?.name)}`
-  const [unread, unwritten] = [missing('reader'), missing('member')]
   const grant = (kind: string): string => `As the owner: npx pg-membership sql --grants ${kind}=ROLE`
-  if (unread.length > 0) {
+  const asked = (kind: Kind): { readonly missing: string[]; readonly isNone: boolean } => {
+    const wanted = [...grantsText(kind, 's', 'r').matchAll(/"s"\.(\w+)/g)].map(([, name]) => name)
+    const there = objects.filter(({ name }) => wanted.includes(name))
+    const missing = there.filter(({ may }) => !may).map(({ name }) => name)
+    return { missing, isNone: missing.length === there.length }
+  }
+  const reader = asked('reader').missing
+  if (reader.length > 0) {
     return [
       {
         code: 'privileges',
         severity: 'warning',
-        what: `${who} may not call ${listed(unread)}`,
+        what: `${who} may not use ${listed(reader)}`,
         consequence: 'A process with this role cannot read members.',
         todo: grant('reader'),
       },
     ]
   }
-  if (unwritten.length === 0) return [ok('privileges', `${who} may do all that a member does`)]
+  const kinds = (['member', 'operator'] as const).map((kind) => ({ kind, ...asked(kind) }))
+  const half = kinds.filter(({ missing, isNone }) => missing.length > 0 && !isNone)
+  if (half.length > 0) {
+    return half.map(({ kind, missing }) => ({
+      code: 'privileges',
+      severity: 'warning',
+      what: `${who} may do a part of what the kind ${kind} does, but not call ${listed(missing)}`,
+      consequence: 'The grants are older than the schema: calls of this role fail.',
+      todo: grant(kind),
+    }))
+  }
+  const able = kinds.filter(({ missing }) => missing.length === 0).map(({ kind }) => kind)
+  if (able.length > 0) return [ok('privileges', `${who} may do all that the kind ${able.join(' and ')} does`)]
   return [
     {
       code: 'privileges',
       severity: 'note',
-      what: `${who} may read, but not call ${listed(unwritten)}`,
-      consequence: 'A process with this role cannot register.',
-      todo: `Nothing for an auditor. For an application: ${grant('member')}`,
+      what: `${who} may read, but not register, and not evict`,
+      consequence: 'A process with this role cannot take part, and a person with it can remove nobody.',
+      todo: `Nothing for an auditor. For an application: ${grant('member')}. For an operator: ${grant('operator')}`,
     },
   ]
 }

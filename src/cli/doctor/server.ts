@@ -1,5 +1,6 @@
 /** The server: what makes heartbeats slow, and what fills up. */
-import { type Check, type Finding, listed, ok } from './finding.js'
+import { duration } from '../table.js'
+import { type Check, type Finding, LIMITS, listed, ok } from './finding.js'
 
 const table: Check = async ({ query, schema }) => {
   const [found] = await query<{ updates: number; hot: number; dead: number; live: number; pages: number }>(
@@ -32,26 +33,24 @@ const table: Check = async ({ query, schema }) => {
   return findings.length > 0 ? findings : [ok('members-bloat', 'the table members is in good order')]
 }
 
-const LONG = `interval '5 min'`
-
-const transactions: Check = async ({ query }) => {
+const transactions: Check = async ({ query, limits: { transactionMs } = LIMITS }) => {
   const rows = await query<{ holder: string }>(
     `select 'pid ' || pid as holder from pg_stat_activity
       where pid <> pg_backend_pid() and backend_type = 'client backend'
-        and xact_start < clock_timestamp() - ${LONG} and (backend_xmin is not null or backend_xid is not null)
+        and xact_start < clock_timestamp() - $1 * interval '1 ms' and (backend_xmin is not null or backend_xid is not null)
     union all
     select 'slot ' || slot_name from pg_replication_slots
       where not active and (xmin is not null or catalog_xmin is not null)
     union all
-    select 'prepared transaction ' || gid from pg_prepared_xacts where prepared < clock_timestamp() - ${LONG}`,
-    [],
+    select 'prepared transaction ' || gid from pg_prepared_xacts where prepared < clock_timestamp() - $1 * interval '1 ms'`,
+    [transactionMs],
   )
   const findings: Finding[] = []
   if (rows.length > 0) {
     findings.push({
       code: 'long-transactions',
       severity: 'warning',
-      what: `older than 5 minutes: ${listed(rows.map(({ holder }) => holder))}`,
+      what: `older than ${duration(transactionMs)}: ${listed(rows.map(({ holder }) => holder))}`,
       consequence: 'Vacuum removes no dead row that they could still see: heartbeats get slower.',
       todo: 'End them: select pg_terminate_backend(PID), pg_drop_replication_slot(NAME), rollback prepared.',
     })
@@ -69,7 +68,9 @@ const transactions: Check = async ({ query }) => {
       todo: 'Run the doctor as a member of pg_monitor.',
     })
   }
-  return findings.length > 0 ? findings : [ok('long-transactions', 'no transaction is older than 5 minutes')]
+  return findings.length > 0
+    ? findings
+    : [ok('long-transactions', `no transaction is older than ${duration(transactionMs)}`)]
 }
 
 const locks: Check = async ({ query, schema }) => {
@@ -94,10 +95,10 @@ const locks: Check = async ({ query, schema }) => {
   ]
 }
 
-const queue: Check = async ({ query }) => {
+const queue: Check = async ({ query, limits = LIMITS }) => {
   const [found] = await query<{ used: number }>('select pg_notification_queue_usage() as used', [])
   const used = `the notification queue is ${String(Math.round((found?.used ?? 0) * 100))} % full`
-  if ((found?.used ?? 0) < 0.1) return [ok('notification-queue', used)]
+  if ((found?.used ?? 0) < limits.queueShare) return [ok('notification-queue', used)]
   return [
     {
       code: 'notification-queue',
@@ -109,26 +110,26 @@ const queue: Check = async ({ query }) => {
   ]
 }
 
-const log: Check = async ({ query, schema }) => {
+const log: Check = async ({ query, schema, limits = LIMITS }) => {
   const [found] = await query<{ bytes: number; size: string }>(
     `select pg_total_relation_size(c.oid)::float8 as bytes, pg_size_pretty(pg_total_relation_size(c.oid)) as size
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = 'events'`,
     [schema],
   )
   if (found === undefined) return []
-  if (found.bytes < 5 * 2 ** 30) return [ok('log-size', `the log has ${found.size}`)]
+  if (found.bytes < limits.logBytes) return [ok('log-size', `the log has ${found.size}`)]
   return [
     {
       code: 'log-size',
       severity: 'warning',
       what: `the log has ${found.size}`,
       consequence: 'It takes disk, and backups take longer. Questions are answered as fast as before.',
-      todo: `As the owner, from time to time: select trim_events('90 days').`,
+      todo: `As the owner, say how much to keep: select set_retention('90 days', null).`,
     },
   ]
 }
 
-const connections: Check = async ({ query }) => {
+const connections: Check = async ({ query, limits = LIMITS }) => {
   const many = await query<{ process: string }>(
     `select application_name || ' has ' || count(*) as process from pg_stat_activity
     where application_name like 'pg-membership %' and application_name not in ('pg-membership cli', 'pg-membership migrate')
@@ -150,7 +151,7 @@ const connections: Check = async ({ query }) => {
       todo: 'Make one handle for each cluster and process, and close it.',
     })
   }
-  if ((found?.used ?? 0) > 0.8) {
+  if ((found?.used ?? 0) > limits.connectionShare) {
     findings.push({
       code: 'connections',
       severity: 'warning',
