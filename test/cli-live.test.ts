@@ -68,7 +68,7 @@ describe('contract: members --watch', () => {
     await until(() => others().every((text) => more.every((id) => text.includes(id))), { message: 'it, too' })
     // Eight lines: the title, the head, five of the seven members, and how many more there are.
     expect(last().split('\r\n')).toHaveLength(TERMINAL.rows)
-    expect(last().split('\r\n').at(-1)).toMatch(/^… and 2 more lines\u001b\[K\u001b\[J$/)
+    expect(last().split('\r\n').at(-1)).toMatch(/^\u001b\[J… and 2 more lines$/)
     expect(JSON.parse(json.lines().at(-1) ?? '')).toMatchObject([
       { id: ada, data: NASTY },
       ...more.map((id) => ({ id })),

@@ -119,8 +119,13 @@ function surroundingsOf(streams: Streams): Surroundings {
       if (stdin?.isTTY !== true) return undefined
       return async (question: string) => {
         stderr.write(visible(question))
-        for await (const line of createInterface({ input: stdin })) return line
-        return ''
+        try {
+          for await (const line of createInterface({ input: stdin })) return line
+          return ''
+        } finally {
+          // A terminal that is still open keeps the process alive. No command asks twice.
+          stdin.destroy()
+        }
       }
     },
     signal,

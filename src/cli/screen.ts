@@ -25,8 +25,11 @@ export class Screen implements Disposable {
     const isLong = lines.length > rows
     const shown = isLong ? lines.slice(0, Math.max(1, rows - 1)) : lines
     if (isLong) shown.push(`… and ${String(lines.length - shown.length)} more lines`)
-    const painted = shown.map((line) => `${cut(line, columns)}${CLEAR_LINE}`).join('\r\n')
-    print(`${this.#isOpen ? '' : OPEN}${HOME}${painted}${CLEAR_BELOW}`)
+    // Cleared before it is written: behind the last cell of a line the cursor stands on that cell.
+    const painted = shown
+      .map((line, n) => `${n < shown.length - 1 ? CLEAR_LINE : CLEAR_BELOW}${cut(line, columns)}`)
+      .join('\r\n')
+    print(`${this.#isOpen ? '' : OPEN}${HOME}${painted}`)
     this.#isOpen = true
   }
 
