@@ -3,6 +3,21 @@
 
 drop function :"schema".drop_cluster(text);
 drop function :"schema".renew_members_channel(text);
+drop view :"schema".nonces_now;
+drop function :"schema".return_nonces(text, text, uuid, bigint, text[], uuid[], uuid[]);
+drop function :"schema".use_nonce(text, text, uuid, bigint, uuid, text);
+drop function :"schema".take_nonces(text, text, uuid, bigint, uuid, uuid[], integer);
+drop function :"schema".stock_nonces(text, text, text[]);
+drop table :"schema".nonces;
+drop view :"schema".claims_now;
+drop function :"schema".fence_claims(text, text, uuid, bigint, text[]);
+drop function :"schema".release(text, text, uuid, bigint, text[]);
+drop function :"schema".claim(text, text, uuid, bigint, text[]);
+drop function :"schema".keeps_registration(text, uuid, bigint);
+drop function :"schema".nameable(text[]);
+drop table :"schema".claims;
+drop domain :"schema".claim_space;
+drop domain :"schema".layer_name;
 drop function :"schema".members_at(text, timestamptz);
 drop function :"schema".stays_between(text, timestamptz, timestamptz, bigint);
 drop function :"schema".stays_at(text, timestamptz);

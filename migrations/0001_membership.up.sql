@@ -804,6 +804,7 @@ create function :"schema".remove_members(
 )
 language plpgsql
 set search_path = :"schema", pg_temp
+set enable_seqscan = off -- Cascades find their rows by an index, also if their tables were empty when they were planned.
 as $$
 declare
   since constant bigint := (select c.revision from clusters c where c.name = cluster_name);
@@ -1845,6 +1846,416 @@ as $$
   order by stay.token
 $$;
 
+-- claims ------------------------------------------------------------------------------------------
+
+-- Claims: keys of which each is one registration's alone.
+--
+-- A claim is a row that references the row of its registration, and is deleted with it. So the database itself releases
+-- the keys when a registration ends, whichever way it ends: deregistered, expired, crashed, evicted, or deleted by hand
+-- (promise 17). A new registration of the same member begins with nothing.
+--
+-- A claim in a table is only as good as the moment at which it was read. fence_claims() makes a transaction depend on
+-- claims until it ends (promise 18).
+
+-- Names are compared by their bytes, whatever the database's collation is.
+create domain :"schema".layer_name as text collate "C" check (octet_length(convert_to(value, 'UTF8')) between 1 and 255);
+create domain :"schema".claim_space as text collate "C" check (octet_length(convert_to(value, 'UTF8')) <= 255);
+
+create table :"schema".claims (
+  cluster    text        not null,
+  space      :"schema".claim_space not null,
+  key        :"schema".layer_name not null,
+  member     uuid        not null,
+  token      bigint      not null,
+  claimed_at timestamptz not null default clock_timestamp(),
+  primary key (cluster, space, key),
+  foreign key (member, token) references :"schema".members (id, token) on delete cascade
+) with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
+-- By this a registration's claims are found when it ends.
+create index claims_of_registration on :"schema".claims (member, token);
+comment on table :"schema".claims is
+  'Which registration has which key. A row goes with the row of its member, whoever deletes that.';
+comment on column :"schema".claims.space is 'Keys of one space do not meet those of another. The default space is ''''.';
+
+-- Whether these can be names in a table: no null, and each as long as a name may be.
+create function :"schema".nameable(names text[]) returns boolean
+language sql immutable parallel safe
+set search_path = :"schema", pg_temp
+as $$
+  select coalesce(
+    array_position(names, null) is null
+      and not exists (select from unnest(names) n where octet_length(convert_to(n, 'UTF8')) not between 1 and 255)
+      and names is not null,
+    false)
+$$;
+
+-- Locks the row of a registration until the transaction ends, so that nobody can remove it, and tells whether it is
+-- current: there, of this cluster, and not expired. It waits for a removal that is under way.
+create function :"schema".keeps_registration(cluster_name text, member_id uuid, registration bigint) returns boolean
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  perform from members m
+  where m.id = member_id and m.token = registration and m.cluster = cluster_name
+    and m.heartbeat_at + m.ttl > clock_timestamp()
+  for key share;
+  return found;
+end
+$$;
+
+-- The functions below compare a row's registration in a way that no index helps with. Otherwise the planner may find all
+-- claims of the registration first, and compare each of them with all keys.
+
+-- Claims those of the keys that are free, and returns all that are this registration's now, newly or already. So it can
+-- be repeated after a lost reply. Raises MB001 unless the registration is current.
+--
+-- It waits for nobody. A key that somebody else has is left out. A key that another transaction is claiming or releasing
+-- at this moment is left out as well, if that transaction does not end within some milliseconds: it may be free soon,
+-- and is found when somebody asks again. PostgreSQL cannot skip such a key (there is no row yet that others could see),
+-- so this waits for it, 50 milliseconds at first, then 2 with half of the keys, until the keys in the way are found. All
+-- in all it waits 200 milliseconds at most; what it has not claimed by then is left out.
+create function :"schema".claim(cluster_name text, space_name text, member_id uuid, registration bigint, keys text[])
+returns text[]
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+set lock_timeout = '500ms'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  wanted text[];
+  firsts integer[];
+  lasts integer[];
+  n integer := 1;
+  middle integer;
+  waits integer := 0;
+begin
+  if not nameable(keys) or coalesce(octet_length(convert_to(space_name, 'UTF8')) > 255, true) then
+    raise exception 'keys must have 1 to 255 bytes of UTF-8, the space at most 255, and none is null'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if not keeps_registration(cluster_name, member_id, registration) then
+    raise exception 'registration % of member % is not current', registration, member_id using errcode = 'MB001';
+  end if;
+  -- Everybody claims in the same order: no two wait for each other.
+  select array_agg(w.key order by w.key) into wanted
+  from (
+    select k.key collate "C" as key from unnest(keys) k (key)
+    except
+    select c.key from claims c where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
+  ) w;
+  firsts := array[1];
+  lasts := array[coalesce(cardinality(wanted), 0)];
+  perform set_config('lock_timeout', '50ms', true);
+  while n > 0 and waits < 75 loop
+    begin
+      insert into claims (cluster, space, key, member, token)
+      select cluster_name, space_name, k.key, member_id, registration
+      from unnest(wanted[firsts[n] : lasts[n]]) k (key)
+      on conflict do nothing;
+      n := n - 1;
+    exception when lock_not_available then
+      waits := waits + 1;
+      perform set_config('lock_timeout', '2ms', true);
+      if firsts[n] = lasts[n] then
+        n := n - 1;
+      else
+        middle := (firsts[n] + lasts[n]) / 2;
+        firsts[n + 1] := firsts[n];
+        lasts[n + 1] := middle;
+        firsts[n] := middle + 1;
+        n := n + 1;
+      end if;
+    end;
+  end loop;
+  return (
+    select coalesce(array_agg(c.key::text), '{}') from claims c
+    where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
+      and (c.member, c.token) is not distinct from (member_id, registration)
+  );
+end
+$$;
+
+-- Releases those of the keys that are this registration's. Returns those that still are, because a transaction holds
+-- them locked (a fence, as a rule): ask again. Where the registration has ended, nothing is left to release.
+create function :"schema".release(cluster_name text, space_name text, member_id uuid, registration bigint, keys text[])
+returns text[]
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '500ms'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+begin
+  if keys is null then
+    raise exception 'keys must not be null' using errcode = 'invalid_parameter_value';
+  end if;
+  -- While this is under way, a removal skips the member, as it does when somebody has locked it in any other way.
+  perform from members m where m.id = member_id and m.token = registration for key share;
+  delete from claims c
+  where c.cluster = cluster_name and c.space = space_name and c.key = any (array(
+    select l.key from claims l
+    where l.cluster = cluster_name and l.space = space_name and l.key = any (keys)
+      and (l.member, l.token) is not distinct from (member_id, registration)
+    for update skip locked
+  ));
+  return (
+    select coalesce(array_agg(c.key::text), '{}') from claims c
+    where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
+      and (c.member, c.token) is not distinct from (member_id, registration)
+  );
+end
+$$;
+
+-- Raises MB002 unless the registration is current and all of the keys are its own, and keeps both so until the
+-- transaction ends: neither a sweep nor an eviction can remove the registration, and nobody can release the keys. It
+-- waits at most 2 seconds for a lock.
+create function :"schema".fence_claims(
+  cluster_name text, space_name text, member_id uuid, registration bigint, keys text[]
+) returns void
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  own bigint;
+begin
+  if array_position(keys, null) is not null or keys is null then
+    raise exception 'keys must not be null' using errcode = 'invalid_parameter_value';
+  end if;
+  if not keeps_registration(cluster_name, member_id, registration) then
+    raise exception 'registration % of member % is not current: its keys may be those of another', registration, member_id
+      using errcode = 'MB002', hint = 'Another process may have taken over: roll back.';
+  end if;
+  select count(*) into own
+  from (
+    select from claims c
+    where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
+      and (c.member, c.token) is not distinct from (member_id, registration)
+    for key share
+  ) locked;
+  if own <> (select count(distinct k.key collate "C") from unnest(keys) k (key)) then
+    raise exception 'not all of the keys are claimed by registration % of member %', registration, member_id
+      using errcode = 'MB002', hint = 'Another process may have taken over: roll back.';
+  end if;
+end
+$$;
+
+-- Which member has which key now.
+create view :"schema".claims_now as
+select c.cluster, c.space::text, c.key::text, c.member, c.token, :"schema".readable(m.data) as data, c.claimed_at
+from :"schema".claims c join :"schema".members m on m.id = c.member and m.token = c.token;
+
+-- nonces ------------------------------------------------------------------------------------------
+
+-- Nonces: values of which each is used at most once, whatever dies in between.
+--
+-- The row of a value stays for ever, so that a used value never comes back (promise 19). Which registration has taken a
+-- value is a reference to the row of that registration, and is set to null with it: so the values that a dead process
+-- had at hand are free again (promise 20). A value is used inside a transaction that depends on the registration that
+-- took it. Since nobody else can take a value before that registration has ended, no two transactions use it.
+--
+-- A value is taken as part of a batch. If the answer is lost, nobody knows that these values are taken. The next batch
+-- takes them over before it takes others.
+
+create table :"schema".nonces (
+  cluster  text        not null,
+  name     :"schema".layer_name not null,
+  value    :"schema".layer_name not null,
+  member   uuid,
+  token    bigint,
+  batch    uuid,
+  taken_at timestamptz,
+  used_at  timestamptz,
+  primary key (cluster, name, value),
+  foreign key (member, token) references :"schema".members (id, token) match full on delete set null
+) with (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
+create index nonces_free on :"schema".nonces (cluster, name, value) where member is null and used_at is null;
+-- By this a registration's values are found when it ends.
+create index nonces_of_registration on :"schema".nonces (member, token, batch) where member is not null;
+comment on table :"schema".nonces is
+  'The values of all pools: free, taken by a registration, or used. Used ones stay, so that they never come back.';
+comment on column :"schema".nonces.member is 'Who has taken the value; null: nobody, or it is used.';
+comment on column :"schema".nonces.batch is 'With which others it was taken; of no meaning where nobody has it.';
+
+-- Adds values to a pool, and returns how many were new. Those that are known are left alone, used or not.
+create function :"schema".stock_nonces(cluster_name text, pool_name text, stocked text[]) returns integer
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '1s'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  added integer;
+begin
+  if not nameable(stocked) or not nameable(array[cluster_name, pool_name]) then
+    raise exception 'the cluster, the pool and each value must have 1 to 255 bytes of UTF-8, and none is null'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  -- Everybody adds in the same order: no two wait for each other.
+  insert into nonces (cluster, name, value)
+  select cluster_name, pool_name, s.value from unnest(stocked) s (value) order by s.value collate "C"
+  on conflict do nothing;
+  get diagnostics added = row_count;
+  return added;
+end
+$$;
+
+-- Takes up to this many values for a registration, as one batch, and returns them: first those of lost batches, whose
+-- answers its process never got, then free ones. Waits for no row. Raises MB001 unless the registration is current.
+create function :"schema".take_nonces(
+  cluster_name text, pool_name text, member_id uuid, registration bigint, new_batch uuid, lost uuid[], most integer
+) returns text[]
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+set lock_timeout = '500ms'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  taken text[];
+begin
+  if new_batch is null or lost is null or array_position(lost, null) is not null
+    or coalesce(most not between 1 and 10000, true) then
+    raise exception 'the batches must not be null, and most must be 1 to 10000'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if not keeps_registration(cluster_name, member_id, registration) then
+    raise exception 'registration % of member % is not current', registration, member_id using errcode = 'MB001';
+  end if;
+  taken := array(
+    select n.value::text from nonces n
+    where n.member = member_id and n.token = registration and n.batch = any (lost)
+      and n.cluster = cluster_name and n.name = pool_name
+    limit most for update skip locked
+  );
+  taken := taken || array(
+    select n.value::text from nonces n
+    where n.cluster = cluster_name and n.name = pool_name and n.member is null and n.used_at is null
+    limit most - cardinality(taken) for update skip locked
+  );
+  update nonces n
+  set member = member_id, token = registration, batch = new_batch, taken_at = clock_timestamp()
+  where n.cluster = cluster_name and n.name = pool_name and n.value = any (taken);
+  return taken;
+end
+$$;
+
+-- Uses a value for good, if the transaction commits. Raises MB001 unless the registration that took it in this batch is
+-- current and still has it: it is used, given back, or another's. Keeps the registration from being removed until the
+-- transaction ends. It waits at most 2 seconds for a lock.
+create function :"schema".use_nonce(
+  cluster_name text, pool_name text, member_id uuid, registration bigint, taken_batch uuid, nonce text
+) returns void
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+begin
+  if not keeps_registration(cluster_name, member_id, registration) then
+    raise exception 'registration % of member % is not current: its nonces may be those of another', registration, member_id
+      using errcode = 'MB001', hint = 'Roll back.';
+  end if;
+  update nonces n set used_at = clock_timestamp(), member = null, token = null, batch = null
+  where n.cluster = cluster_name and n.name = pool_name and n.value = nonce
+    and n.member = member_id and n.token = registration and n.batch = taken_batch;
+  if not found then
+    raise exception 'registration % of member % does not have this nonce any more', registration, member_id
+      using errcode = 'MB001', hint = 'It was used or given back: roll back.';
+  end if;
+end
+$$;
+
+-- Gives back values that a registration took, each in the batch beside it, and all of the lost batches. What is used
+-- stays so. Returns those that the registration still has, because a transaction holds them locked: ask again.
+create function :"schema".return_nonces(
+  cluster_name text, pool_name text, member_id uuid, registration bigint, returned text[], batches uuid[], lost uuid[]
+) returns text[]
+language plpgsql security definer
+set search_path = :"schema", pg_temp
+set lock_timeout = '500ms'
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
+as $$
+declare
+  free text[];
+begin
+  if cardinality(returned) is distinct from cardinality(batches) or returned is null or lost is null then
+    raise exception 'returned and batches must be arrays of one length, and no array is null'
+      using errcode = 'invalid_parameter_value';
+  end if;
+  -- While this is under way, a removal skips the member, as it does when somebody has locked it in any other way.
+  perform from members m where m.id = member_id and m.token = registration for key share;
+  free := array(
+    select n.value::text from nonces n
+    where n.member = member_id and n.token = registration and n.cluster = cluster_name and n.name = pool_name
+      and n.batch = any (lost || batches)
+      and (n.batch = any (lost) or (n.value, n.batch) in (select r.value, r.batch from unnest(returned, batches) r (value, batch)))
+    for update skip locked
+  );
+  update nonces n set member = null, token = null, batch = null, taken_at = null
+  where n.cluster = cluster_name and n.name = pool_name and n.value = any (free);
+  return array(
+    select n.value::text from unnest(returned, batches) r (value, batch)
+    join nonces n on n.cluster = cluster_name and n.name = pool_name and n.value = r.value
+    where n.member = member_id and n.token = registration and n.batch = r.batch
+  );
+end
+$$;
+
+-- Each value of each pool, and who has it. To count them: group by cluster, name and state.
+create view :"schema".nonces_now as
+select n.cluster, n.name::text, n.value::text,
+  case when n.used_at is not null then 'used' when n.member is not null then 'taken' else 'free' end as state,
+  n.member, n.token, :"schema".readable(m.data) as data, case when n.member is not null then n.taken_at end as taken_at,
+  n.used_at
+from :"schema".nonces n left join :"schema".members m on m.id = n.member and m.token = n.token;
+
 -- upkeep ------------------------------------------------------------------------------------------
 
 -- Upkeep: what the owner of the schema does now and then. No other role is granted these functions.
@@ -1862,7 +2273,7 @@ as $$
   from new_members_channel(cluster_name) made where c.cluster = cluster_name
 $$;
 
--- Forgets a cluster that nobody uses any more, its log included. Refused while it has members.
+-- Forgets a cluster that nobody uses any more, its log and its nonces included. Refused while it has members.
 create function :"schema".drop_cluster(cluster_name text) returns void
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -1878,6 +2289,7 @@ begin
   delete from sweeps s where s.cluster = cluster_name;
   delete from members_channels c where c.cluster = cluster_name;
   delete from evictions v where v.cluster = cluster_name;
+  delete from nonces n where n.cluster = cluster_name;
   delete from events e where e.cluster = cluster_name;
   delete from clusters c where c.name = cluster_name;
 end
@@ -1897,6 +2309,8 @@ create policy by_grants_alone on :"schema".held_heartbeats using (true) with che
 create policy by_grants_alone on :"schema".evictions using (true) with check (true);
 create policy by_grants_alone on :"schema".retention using (true) with check (true);
 create policy by_grants_alone on :"schema".members_channels using (true) with check (true);
+create policy by_grants_alone on :"schema".claims using (true) with check (true);
+create policy by_grants_alone on :"schema".nonces using (true) with check (true);
 
 -- PostgreSQL lets everybody execute a new function. What roles of applications need is granted by
 -- grants/reader.sql, grants/member.sql and grants/operator.sql.

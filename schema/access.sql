@@ -10,6 +10,8 @@ create policy by_grants_alone on :"schema".held_heartbeats using (true) with che
 create policy by_grants_alone on :"schema".evictions using (true) with check (true);
 create policy by_grants_alone on :"schema".retention using (true) with check (true);
 create policy by_grants_alone on :"schema".members_channels using (true) with check (true);
+create policy by_grants_alone on :"schema".claims using (true) with check (true);
+create policy by_grants_alone on :"schema".nonces using (true) with check (true);
 
 -- PostgreSQL lets everybody execute a new function. What roles of applications need is granted by
 -- grants/reader.sql, grants/member.sql and grants/operator.sql.

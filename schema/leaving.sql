@@ -24,6 +24,7 @@ create function :"schema".remove_members(
 )
 language plpgsql
 set search_path = :"schema", pg_temp
+set enable_seqscan = off -- Cascades find their rows by an index, also if their tables were empty when they were planned.
 as $$
 declare
   since constant bigint := (select c.revision from clusters c where c.name = cluster_name);

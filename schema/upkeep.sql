@@ -13,7 +13,7 @@ as $$
   from new_members_channel(cluster_name) made where c.cluster = cluster_name
 $$;
 
--- Forgets a cluster that nobody uses any more, its log included. Refused while it has members.
+-- Forgets a cluster that nobody uses any more, its log and its nonces included. Refused while it has members.
 create function :"schema".drop_cluster(cluster_name text) returns void
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -29,6 +29,7 @@ begin
   delete from sweeps s where s.cluster = cluster_name;
   delete from members_channels c where c.cluster = cluster_name;
   delete from evictions v where v.cluster = cluster_name;
+  delete from nonces n where n.cluster = cluster_name;
   delete from events e where e.cluster = cluster_name;
   delete from clusters c where c.name = cluster_name;
 end

@@ -28,6 +28,8 @@ export const CONCEPTS = [
   'retention',
   'fence',
   'audit',
+  'claims',
+  'nonces',
   'upkeep',
   'access',
 ]

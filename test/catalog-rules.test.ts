@@ -24,6 +24,8 @@ const FOR_READERS = {
 }
 const FOR_MEMBERS = {
   ...FOR_READERS,
+  'claim(cluster_name text, space_name text, member_id uuid, registration bigint, keys text[])':
+    'volatile, as the owner',
   'deregister(cluster_name text, ids uuid[], tokens bigint[], OUT pending uuid[], OUT obstacles text[], OUT gone uuid[], OUT revision bigint, OUT stamp uuid, OUT previous_stamp uuid)':
     'volatile, as the caller',
   'deregister_as_owner(cluster_name text, ids uuid[], tokens bigint[], OUT pending uuid[], OUT obstacles text[], OUT gone uuid[], OUT revision bigint, OUT stamp uuid, OUT previous_stamp uuid)':
@@ -32,12 +34,23 @@ const FOR_MEMBERS = {
   'fence(member text, registration text)': 'volatile, as the caller',
   'fence(member uuid, registration bigint)': 'volatile, as the owner',
   'fence(member uuid, registration text)': 'volatile, as the caller',
+  'fence_claims(cluster_name text, space_name text, member_id uuid, registration bigint, keys text[])':
+    'volatile, as the owner',
   'heartbeat(cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer, OUT revision bigint, OUT stamp uuid, OUT sweep_overdue boolean, OUT locked uuid[], OUT missing uuid[], OUT reasons text[])':
     'volatile, as the owner',
   'members_channel(cluster_name text, OUT name text, OUT key bytea)': 'volatile, as the owner',
   'register(cluster_name text, ids uuid[], contents bytea[], floors bigint[], member_ttl interval, member_crash_grace interval, session_name text, client_pid integer, attempted_at timestamp with time zone)':
     'volatile, as the owner',
+  'release(cluster_name text, space_name text, member_id uuid, registration bigint, keys text[])':
+    'volatile, as the owner',
+  'return_nonces(cluster_name text, pool_name text, member_id uuid, registration bigint, returned text[], batches uuid[], lost uuid[])':
+    'volatile, as the owner',
   'set_data(cluster_name text, ids uuid[], tokens bigint[], contents bytea[], OUT pending uuid[], OUT changed uuid[], OUT registered timestamp with time zone[], OUT revision bigint, OUT stamp uuid, OUT previous_stamp uuid)':
+    'volatile, as the owner',
+  'stock_nonces(cluster_name text, pool_name text, stocked text[])': 'volatile, as the owner',
+  'take_nonces(cluster_name text, pool_name text, member_id uuid, registration bigint, new_batch uuid, lost uuid[], most integer)':
+    'volatile, as the owner',
+  'use_nonce(cluster_name text, pool_name text, member_id uuid, registration bigint, taken_batch uuid, nonce text)':
     'volatile, as the owner',
 }
 const FOR_OPERATORS = {

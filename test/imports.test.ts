@@ -4,7 +4,15 @@ import { posix } from 'node:path'
 import ts from 'typescript'
 import { expect, test } from 'vitest'
 
-const ENTRIES = ['index.ts', 'memory/index.ts', 'layers/leader.ts', 'layers/otel.ts', 'cli/main.ts']
+const ENTRIES = [
+  'index.ts',
+  'memory/index.ts',
+  'layers/claims.ts',
+  'layers/leader.ts',
+  'layers/nonces.ts',
+  'layers/otel.ts',
+  'cli/main.ts',
+]
 const DRIVERS = ['pg', 'pg-listen', 'kysely']
 
 const source = new URL('../src/', import.meta.url)

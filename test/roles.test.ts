@@ -34,6 +34,10 @@ const QUESTIONS = [
   'select * from evictions',
   'select * from retention',
   'select * from members_now',
+  'select * from claims',
+  'select * from claims_now',
+  'select * from nonces',
+  'select * from nonces_now',
   'select * from stays',
   'select * from changes',
   `select * from members_at('team', now())`,
@@ -63,6 +67,11 @@ const WRITES = [
   `update evictions set by_role = 'other'`,
   'delete from evictions',
   'delete from retention',
+  'delete from claims',
+  'update claims set token = 1',
+  'select from claims for update',
+  'delete from nonces',
+  'update nonces set used_at = null',
   'create table mine (id integer)',
   'drop table members',
   'alter table members disable trigger all',
@@ -76,13 +85,21 @@ const FUNCTIONS_OF_MEMBERS = [
   `select heartbeat('team', '{}', '{}', 's', 0)`,
   `select set_data('team', '{}', '{}', '{}')`,
   `select deregister('team', '{}', '{}')`,
+  `select release('team', '', gen_random_uuid(), 1, '{a}')`,
+  `select stock_nonces('team', 'pool', '{a}')`,
+  `select return_nonces('team', 'pool', gen_random_uuid(), 1, '{}', '{}', '{}')`,
 ]
 const FENCES = [
   `select fence(gen_random_uuid(), 1::bigint)`,
   `select fence(gen_random_uuid()::text, '1'::text)`,
   `select fence(gen_random_uuid()::text, 1::bigint)`,
   `select fence(gen_random_uuid(), '1'::text)`,
+  `select claim('team', '', gen_random_uuid(), 1, '{a}')`,
+  `select take_nonces('team', 'pool', gen_random_uuid(), 1, gen_random_uuid(), '{}', 1)`,
+  `select use_nonce('team', 'pool', gen_random_uuid(), 1, gen_random_uuid(), 'a')`,
 ]
+const CLAIM_FENCE = `select fence_claims('team', '', gen_random_uuid(), 1, '{a}')`
+
 const FUNCTIONS_OF_OPERATORS = [
   `select evict('nowhere', gen_random_uuid(), 'why')`,
   `select drain('nowhere', gen_random_uuid(), 'why')`,
@@ -94,6 +111,8 @@ const INTERNALS = [
   `select keep_retention(s) from sweeps s`,
   `select note_eviction('team', gen_random_uuid(), 'why', null)`,
   `select advance('team', 1)`,
+  `select nameable('{a}')`,
+  `select keeps_registration('team', gen_random_uuid(), 1)`,
 ]
 describe('promise 15: a reader', () => {
   test('can ask every question, and sweep', async () => {
@@ -105,7 +124,7 @@ describe('promise 15: a reader', () => {
 
   test('can write nothing and call nothing else', async () => {
     await using reader = await as('reader')
-    const others = [...FUNCTIONS_OF_MEMBERS, ...FUNCTIONS_OF_OPERATORS, ...FENCES, ...INTERNALS]
+    const others = [...FUNCTIONS_OF_MEMBERS, ...FUNCTIONS_OF_OPERATORS, ...FENCES, CLAIM_FENCE, ...INTERNALS]
     for (const text of [...WRITES, ...others]) {
       const code = await codeOf(reader, text)
       expect([text, code]).toEqual([text, NO_PRIVILEGE])
@@ -175,6 +194,7 @@ describe('promise 15: a member', () => {
       expect([text, await codeOf(member, text)]).toEqual([text, undefined])
     }
     for (const fence of FENCES) expect([fence, await codeOf(member, fence)]).toEqual([fence, 'MB001'])
+    expect(await codeOf(member, CLAIM_FENCE)).toBe('MB002')
   })
 
   test('can write no table, and neither rewrite nor trim the log', async () => {
@@ -212,7 +232,7 @@ describe('promise 15: an operator', () => {
         text.includes('allow') ? undefined : 'P0002',
       ])
     }
-    for (const text of [...WRITES, ...FUNCTIONS_OF_MEMBERS, ...FENCES, ...INTERNALS]) {
+    for (const text of [...WRITES, ...FUNCTIONS_OF_MEMBERS, ...FENCES, CLAIM_FENCE, ...INTERNALS]) {
       expect([text, await codeOf(operator, text)]).toEqual([text, NO_PRIVILEGE])
     }
   })
@@ -254,6 +274,7 @@ describe('promise 15: everybody else', () => {
       ...FUNCTIONS_OF_MEMBERS,
       ...FUNCTIONS_OF_OPERATORS,
       ...FENCES,
+      CLAIM_FENCE,
       ...INTERNALS,
       `select sweep('team')`,
     ]
@@ -306,6 +327,13 @@ describe('promise 15: everybody else', () => {
         'sweep_as_owner',
         'sweep_idle',
         'fence',
+        'claim',
+        'release',
+        'fence_claims',
+        'stock_nonces',
+        'take_nonces',
+        'use_nonce',
+        'return_nonces',
         'evict',
         'drain',
         'allow',
@@ -322,7 +350,7 @@ describe('promise 15: even the owner', () => {
       'update members set id = gen_random_uuid()',
       `update members set cluster = 'other'`,
       'update members set token = token + 1',
-      'truncate members',
+      'truncate members cascade',
     ]) {
       expect([text, await codeOf(owner, text)]).toEqual([text, REFUSED])
     }

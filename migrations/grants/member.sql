@@ -19,3 +19,13 @@ grant execute on function :"schema".heartbeat(text, uuid[], bigint[], text, inte
 grant execute on function
   :"schema".fence(uuid, bigint), :"schema".fence(text, text), :"schema".fence(text, bigint),
   :"schema".fence(uuid, text) to :"role";
+
+grant execute on function
+  :"schema".claim(text, text, uuid, bigint, text[]), :"schema".release(text, text, uuid, bigint, text[]),
+  :"schema".fence_claims(text, text, uuid, bigint, text[]) to :"role";
+
+grant execute on function
+  :"schema".stock_nonces(text, text, text[]),
+  :"schema".take_nonces(text, text, uuid, bigint, uuid, uuid[], integer),
+  :"schema".use_nonce(text, text, uuid, bigint, uuid, text),
+  :"schema".return_nonces(text, text, uuid, bigint, text[], uuid[], uuid[]) to :"role";

@@ -26,3 +26,7 @@ grant execute on function
   :"schema".readable(bytea), :"schema".data_at(text, uuid, bigint, timestamptz),
   :"schema".members_at(text, timestamptz), :"schema".stays_at(text, timestamptz),
   :"schema".stays_between(text, timestamptz, timestamptz, bigint) to :"role";
+
+grant select on :"schema".claims, :"schema".claims_now to :"role";
+
+grant select on :"schema".nonces, :"schema".nonces_now to :"role";

@@ -10,7 +10,7 @@ import type { Snapshot } from '../api/snapshot.js'
 import type { Status } from '../api/status.js'
 import type { WaitOptions } from '../api/wait-options.js'
 import { monotonicMs } from '../kit/clock.js'
-import { providePorts } from '../kit/ports.js'
+import { type ClaimsPort, type NoncesPort, providePorts } from '../kit/ports.js'
 import { within } from '../kit/waiting.js'
 import { positionAt } from './cursor.js'
 import { Feeds } from './feed.js'
@@ -49,6 +49,8 @@ export interface Callbacks {
 export interface CoreOptions {
   readonly name: string
   readonly store: Store
+  readonly claims: ClaimsPort
+  readonly nonces: NoncesPort
   readonly timing: Timing
   readonly logger: Logger | undefined
   /** Called at the first use. It must call `hearing` at some time. Returns a function that stops the callbacks. */
@@ -73,7 +75,7 @@ export class ClusterCore implements Cluster {
   #closing: Promise<void> | undefined
 
   constructor(options: CoreOptions) {
-    const { store, timing, onSurprise } = options
+    const { store, claims, nonces, timing, onSurprise } = options
     this.name = options.name
     this.#options = options
     const report = (this.#report = new Report(this, options.logger))
@@ -103,6 +105,8 @@ export class ClusterCore implements Cluster {
     this.#sweeper = new Sweeper({ store, report, hasOthers: () => this.#othersAreMembers() })
     providePorts(this, {
       fence: (client, registration) => fence(client, () => store.fence(client, registration)),
+      claims,
+      nonces,
     })
   }
 

@@ -8,7 +8,9 @@
 import type { Cluster } from '../api/cluster.js'
 import { ClusterCore } from '../engine/cluster-core.js'
 import { checkOptions, clusterName, refuse, type Timing } from '../engine/options.js'
+import { MemoryClaims } from './claims.js'
 import { Cord } from './cord.js'
+import { MemoryNonces } from './nonces.js'
 import { MemoryStore } from './store.js'
 import { Table } from './table.js'
 
@@ -45,10 +47,13 @@ export class MemoryCluster extends ClusterCore implements Cluster {
     const { world = new MemoryWorld() } = options
     if (!(world instanceof MemoryWorld)) refuse('world', world, 'be a MemoryWorld')
     const cord = new Cord()
-    const store = new MemoryStore(tableOf(world, name), cord)
+    const table = tableOf(world, name)
+    const store = new MemoryStore(table, cord)
     super({
       name,
       store,
+      claims: new MemoryClaims(table, cord),
+      nonces: new MemoryNonces(table, cord),
       timing: NEVER,
       logger: undefined,
       onSurprise: () => undefined,

@@ -17,9 +17,20 @@ import {
 /** As many as one statement reads of a log in a database. */
 const PAGE_CHANGES = 2_000
 
+/** A value of a pool: free, taken, or used. */
+export interface PooledNonce {
+  readonly isUsed: boolean
+  readonly taker?: Registration
+  readonly batch?: string
+}
+
 /** One cluster's rows and log. */
 export class Table {
   readonly members = new Map<string, Member>()
+  /** By space and key. */
+  readonly claims = new Map<string, Map<string, Registration>>()
+  /** By pool and value. */
+  readonly nonces = new Map<string, Map<string, PooledNonce>>()
   readonly hints = new Set<() => void>()
   readonly #log: { readonly position: Position; readonly change: Change }[] = []
   #lastToken = 0

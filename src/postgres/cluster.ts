@@ -3,8 +3,10 @@ import type { Logger } from '../api/logger.js'
 import { ClusterCore } from '../engine/cluster-core.js'
 import { checkOptions, clusterName, loggerOption, refuse, timing } from '../engine/options.js'
 import { Announcements } from './announcements.js'
+import { PostgresClaims } from './claims.js'
 import { connectionOption } from './connection/config.js'
 import { SharedConnections } from './connection/shared-connections.js'
+import { PostgresNonces } from './nonces.js'
 import { type Connection, type Connections, schemaName } from './options.js'
 import { PostgresStore } from './store.js'
 
@@ -79,6 +81,8 @@ export class PostgresCluster extends ClusterCore {
     super({
       name,
       store,
+      claims: new PostgresClaims(connections.writes, schema, name),
+      nonces: new PostgresNonces(connections.writes, schema, name),
       timing: times,
       logger,
       onSurprise: () => connections.listener?.doubt(),

@@ -66,6 +66,23 @@ export function storeError(error: unknown): StoreError | MembershipError {
   return permanentError(error) ?? new StoreError(wasRefused(error) ? 'no effect' : 'nobody knows', cause)
 }
 
+/** The answer of a statement; or throws what its failure means. */
+export function answerOf<T>(statement: Promise<T>): Promise<T> {
+  return statement.catch((error: unknown) => {
+    throw storeError(error)
+  })
+}
+
+/** Of a question on behalf of a registration; undefined: it is not current (MB001). */
+export async function answerIfCurrent<T>(statement: Promise<T>): Promise<T | undefined> {
+  try {
+    return await statement
+  } catch (error) {
+    if (sqlstate(error) === 'MB001') return undefined
+    throw storeError(error)
+  }
+}
+
 /** The error to give a caller when waiting cannot help; undefined when the trouble may pass. */
 export function permanentError(error: unknown): MembershipError | undefined {
   if (isLasting(error)) return error

@@ -18,7 +18,7 @@ import type {
 import { monotonicMs, sharedMoment } from '../kit/clock.js'
 import type { MembersChannel } from './announcements.js'
 import type { SharedConnections } from './connection/shared-connections.js'
-import { storeError } from './errors.js'
+import { answerOf } from './errors.js'
 import { array, contents, ids, isoTime, timeColumn, tokens } from './fragments.js'
 import { quoteIdentifier } from './identifier.js'
 import { Log } from './log.js'
@@ -245,11 +245,4 @@ export class PostgresStore implements Store {
   #name(name: string): RawBuilder<unknown> {
     return sql.id(this.#schema, name)
   }
-}
-
-/** The answer of a statement; or throws what its failure means. */
-function answerOf<T>(statement: Promise<T>): Promise<T> {
-  return statement.catch((error: unknown) => {
-    throw storeError(error)
-  })
 }

@@ -26,11 +26,11 @@ export interface Harness {
   /** Cuts one cluster off: nothing gets through until `reconnect`. */
   disconnect(cluster: Cluster): Promise<void>
   reconnect(cluster: Cluster): Promise<void>
-  /** Runs a transaction that begins with this fence; 'refused' when the fence raised MB001. */
-  fence(fence: (client: QueryClient) => Promise<void>): Promise<Outcome>
+  /** Runs a transaction that begins with this; 'refused' when it raised MB001 or MB002. */
+  inTransaction(fence: (client: QueryClient) => Promise<void>): Promise<Outcome>
   close(): Promise<void>
 }
 
 export function isRefusal(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'MB001'
+  return error instanceof Error && 'code' in error && (error.code === 'MB001' || error.code === 'MB002')
 }

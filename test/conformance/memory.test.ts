@@ -23,7 +23,7 @@ conformance('MemoryCluster', () => {
     async reconnect(cluster) {
       world.reconnect(inMemory(cluster))
     },
-    async fence(fence) {
+    async inTransaction(fence) {
       try {
         await fence(noDatabase)
         return 'committed'

@@ -1,4 +1,4 @@
-import type { Cluster } from 'pg-membership'
+import type { Cluster, QueryClient } from 'pg-membership'
 import { PostgresCluster } from 'pg-membership'
 import { type AdminClient, adminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
@@ -95,7 +95,7 @@ export class PostgresHarness implements Harness {
     await (await this.#processOf(cluster).proxy()).restore()
   }
 
-  async fence(fence: Parameters<Harness['fence']>[0]): Promise<Outcome> {
+  async inTransaction(fence: (client: QueryClient) => Promise<void>): Promise<Outcome> {
     await using client = await adminClient(this.#place.url)
     return await fenced(client, () => fence(client))
   }

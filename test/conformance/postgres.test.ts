@@ -64,7 +64,7 @@ test('promise 13: a member is not removed before the transaction that is fenced 
 
   await harness.remove(membership.id, 'expired')
   await until(() => lease.signal.aborted, { message: 'the lease ends' })
-  expect(await harness.fence((client) => membership.fence(client))).toBe('refused')
+  expect(await harness.inTransaction((client) => membership.fence(client))).toBe('refused')
   await cluster.close()
   await harness.close()
 })

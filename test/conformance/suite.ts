@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, test } from 'vitest'
 import { badInput } from './bad-input.js'
+import { claims } from './claims.js'
 import { closing } from './closing.js'
 import { data } from './data.js'
 import { feeding } from './feeding.js'
@@ -8,6 +9,7 @@ import type { Harness } from './harness.js'
 import { host } from './host.js'
 import { leading } from './leading.js'
 import { losing } from './losing.js'
+import { nonces } from './nonces.js'
 import { reading } from './reading.js'
 import { registering } from './registering.js'
 import { watching } from './watching.js'
@@ -27,6 +29,8 @@ const parts: Readonly<Record<string, (check: Declare) => void>> = {
   losing,
   fencing,
   leading,
+  claims,
+  nonces,
   closing,
   'bad input': badInput,
   'the host': host,

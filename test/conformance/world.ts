@@ -50,7 +50,11 @@ export class World {
   }
 
   fence(fencing: Fencing): Promise<Outcome> {
-    return this.#harness.fence((client) => fencing.fence(client))
+    return this.#harness.inTransaction((client) => fencing.fence(client))
+  }
+
+  inTransaction(fence: (client: QueryClient) => Promise<void>): Promise<Outcome> {
+    return this.#harness.inTransaction(fence)
   }
 
   async close(): Promise<void> {
