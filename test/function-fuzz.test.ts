@@ -81,12 +81,27 @@ function known(routines: readonly Routine[]): Step[][] {
   ]
   const newcomer = [{ cluster: 0 }, plain({ stranger: 0 }), plain('\\x'), plain(null)]
   const floors = call('register', ...newcomer, '15 s', null, '', '0', null)
+  const member0 = [id ?? null, token ?? null] as const
+  const own4 = [{ cluster: 0 }, '', ...member0] as const
+  const batch = { stranger: 0 }
   const leaving = call('deregister', { cluster: 0 }, plain(id ?? null), plain(token ?? null))
   const own = (steps: Step[]): Step[] => [{ begin: 'read committed' }, { queue: true }, ...steps]
   return [
     [{ silence: 0 }, ...own(sweep), { end: 'commit' }],
     [...own(leaving), { end: 'commit' }],
     floors,
+    [
+      ...call('claim', ...own4, plain('a')),
+      ...call('fence_claims', ...own4, plain('a')),
+      ...call('release', ...own4, plain('a')),
+    ],
+    [
+      ...call('stock_nonces', { cluster: 0 }, '', plain('a', 'b')),
+      ...call('stock_nonces', { cluster: 0 }, 'a', plain('a', 'b')),
+      ...call('take_nonces', { cluster: 0 }, 'a', ...member0, batch, plain(), '2'),
+      ...call('use_nonce', { cluster: 0 }, 'a', ...member0, batch, 'a'),
+      ...call('return_nonces', { cluster: 0 }, 'a', ...member0, plain('b'), plain(batch), plain()),
+    ],
     call('evict', { cluster: 0 }, id ?? null, 'why', '1 s'),
     [...call('drain', { cluster: 0 }, id ?? null, 'why', null), { heartbeat: 0, locked: false }],
     [

@@ -1,16 +1,13 @@
 /** The values of a pool that this process has at hand, and how it takes more of them. */
 import { randomUUID } from 'node:crypto'
-import type { Cluster } from '../api/cluster.js'
 import type { Lease } from '../api/lease.js'
 import { untilAnswered } from '../kit/asking.js'
-import type { NoncesPort, Taken } from '../kit/ports.js'
+import type { Taken } from '../kit/ports.js'
+import type { SharedPool } from './nonce.js'
 
 interface AtHandOptions {
-  readonly cluster: Cluster
   /** Of the membership. */
   readonly id: string
-  readonly port: NoncesPort
-  readonly name: string
   readonly size: number
   /** Aborts when nothing more is to be taken. */
   readonly closing: AbortSignal
@@ -20,6 +17,7 @@ interface AtHandOptions {
 const MOST_LOST = 1_000
 
 export class AtHand {
+  readonly #shared: SharedPool
   readonly #options: AtHandOptions
   /** Of the registration that took what is here. */
   #token = 0
@@ -30,7 +28,8 @@ export class AtHand {
   /** The question under way. It goes on when nobody waits for it any more. */
   #question: Promise<unknown> | undefined
 
-  constructor(options: AtHandOptions) {
+  constructor(shared: SharedPool, options: AtHandOptions) {
+    this.#shared = shared
     this.#options = options
   }
 
@@ -69,7 +68,8 @@ export class AtHand {
   }
 
   #refill(token: number, signal: AbortSignal): Promise<number> {
-    const { cluster, closing } = this.#options
+    const { cluster } = this.#shared
+    const { closing } = this.#options
     return untilAnswered(
       async (over) => {
         // If the answer to an older question comes, its batch is not lost.
@@ -85,7 +85,8 @@ export class AtHand {
   }
 
   async #ask(token: number): Promise<number> {
-    const { id, port, name, size } = this.#options
+    const { port, name } = this.#shared
+    const { id, size } = this.#options
     const [batch, lost] = [randomUUID(), this.#lost]
     this.#lost = [...lost, batch].slice(-MOST_LOST)
     const values = await port.take(name, { id, token }, batch, lost, Math.max(1, size - this.#free.length))

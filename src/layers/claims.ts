@@ -18,6 +18,7 @@ import {
 } from '../kit/asking.js'
 import { checkOptions, checkWaitOptions } from '../kit/options.js'
 import { type ClaimsPort, MOST_IN_ONE, portsOf } from '../kit/ports.js'
+import { Held } from './held.js'
 
 export type { Registering }
 
@@ -35,21 +36,15 @@ export interface ClaimsOptions {
  * Claims keys for a membership. A key is a string of 1 to 255 bytes of UTF-8, without U+0000 and lone surrogates.
  *
  * The database releases the keys when the registration ends, whichever way: about a second after a crash, and within
- * the ttl when the process only falls silent. A new registration begins with nothing.
- *
- * @example
- * const claims = new Claims({ cluster, membership })
- * for (const queue of await claims.claim(['mail', 'reports'])) startWorker(queue)
+ * the ttl when the process only falls silent. A new registration begins with nothing. docs/guides/claims.md shows it at
+ * work.
  */
 export class Claims {
   readonly #cluster: Cluster
   readonly #membership: Registering
   readonly #space: string
   readonly #port: ClaimsPort
-  /** Of the registration that has the keys. */
-  #token = 0
-  readonly #keys = new Set<string>()
-  #shown: ReadonlySet<string> | undefined
+  readonly #held = new Held()
 
   /** @throws OptionError for a bad option, TypeError for a cluster that is none of this package. */
   constructor(options: ClaimsOptions) {
@@ -67,8 +62,7 @@ export class Claims {
    * `fence` makes a transaction depend on it.
    */
   get held(): ReadonlySet<string> {
-    if (this.#membership.lease?.token !== this.#token) return new Set()
-    return (this.#shown ??= new Set(this.#keys))
+    return this.#held.by(this.#membership.lease?.token)
   }
 
   /**
@@ -92,7 +86,7 @@ export class Claims {
       const ours = await untilAnswered(
         async () => {
           const answer = await this.#port.claim(this.#space, registration, some)
-          this.#note(registration.token, answer ?? [], 'add')
+          this.#held.note(registration.token, answer ?? [], 'add')
           return answer
         },
         { cluster: this.#cluster, signal: options.signal, ends: [lease.signal] },
@@ -113,12 +107,12 @@ export class Claims {
     checkWaitOptions(options)
     const registration = this.#registration()
     for (const some of parts(texts('keys', keys), MOST_IN_ONE)) {
-      this.#note(registration.token, some, 'delete')
+      this.#held.note(registration.token, some, 'delete')
       let left: readonly string[] = some
       await untilAnswered(
         async () => {
           left = await this.#port.release(this.#space, registration, left)
-          this.#note(registration.token, some, 'delete')
+          this.#held.note(registration.token, some, 'delete')
           if (left.length > 0) throw new Error('A transaction has locked some of the keys')
         },
         { cluster: this.#cluster, signal: options.signal },
@@ -149,14 +143,6 @@ export class Claims {
 
   /** The present one; without a lease, the one that had the keys: it may be there still. */
   #registration(): Registration {
-    return { id: this.#membership.id, token: this.#membership.lease?.token ?? this.#token }
-  }
-
-  #note(token: number, keys: readonly string[], change: 'add' | 'delete'): void {
-    if (token < this.#token) return
-    if (token > this.#token) this.#keys.clear()
-    this.#token = token
-    for (const key of keys) this.#keys[change](key)
-    this.#shown = undefined
+    return { id: this.#membership.id, token: this.#membership.lease?.token ?? this.#held.token }
   }
 }

@@ -4,17 +4,16 @@
  * @module pg-membership/nonces
  */
 import type { Cluster } from '../api/cluster.js'
-import { ClosedError, MembershipError } from '../api/errors.js'
-import type { QueryClient } from '../api/query-client.js'
-import type { Registration } from '../api/registration.js'
+import { ClosedError } from '../api/errors.js'
 import type { WaitOptions } from '../api/wait-options.js'
 import { checkMembership, parts, type Registering, text, texts, untilAnswered } from '../kit/asking.js'
 import { checkOptions, checkWaitOptions, refuse } from '../kit/options.js'
-import { MOST_IN_ONE, type NoncesPort, portsOf, type Taken } from '../kit/ports.js'
+import { MOST_IN_ONE, portsOf } from '../kit/ports.js'
 import { abortedError } from '../kit/waiting.js'
 import { AtHand } from './at-hand.js'
+import { EmptyError, giveBack, handedOut, type Nonce, type SharedPool } from './nonce.js'
 
-export type { Registering }
+export { EmptyError, type Nonce, type Registering }
 
 /** Options of `NoncePool`. Any other name is refused. */
 export interface NoncePoolOptions {
@@ -28,35 +27,6 @@ export interface NoncePoolOptions {
   readonly size?: number
 }
 
-/** One value that nobody else has. */
-export interface Nonce {
-  readonly value: string
-  /**
-   * Inside the caller's transaction: the value is used for good if that commits, and still taken if it rolls back.
-   * Keeps the registration from being removed until then. Call it first in the transaction, outside savepoints.
-   *
-   * @throws The client's own error with code 'MB001' when the registration that took the value is gone: another may have
-   * it then. The same when it was used or released before. '55P03' when somebody had a row locked for 2 s. TypeError for a
-   * pool of clients, for what is not a client, and for a client outside a transaction.
-   */
-  use(client: QueryClient): Promise<void>
-  /** Back to the pool, unless it was used. Waits for a transaction that is using it. */
-  release(): Promise<void>
-}
-
-// The type of MembershipError names the codes of the core only.
-const Base = MembershipError as unknown as new (message?: string, options?: ErrorOptions) => Error
-
-/** The pool that all processes share has no value left: stock it. A MembershipError. */
-export class EmptyError extends Base {
-  readonly code = 'EMPTY'
-}
-Object.defineProperty(EmptyError.prototype, 'name', {
-  value: 'EmptyError',
-  configurable: true,
-  writable: true,
-})
-
 /** After this, `close` leaves the values to the end of the registration. */
 const CLOSE_MS = 5_000
 
@@ -64,21 +34,12 @@ const CLOSE_MS = 5_000
  * A pool of values that all processes of a cluster share, and some of them at hand in this process.
  *
  * The values are free again when the registration that took them ends, whichever way: about a second after a crash. Used
- * ones never come back. A value has 1 to 255 bytes of UTF-8, without U+0000 and lone surrogates.
- *
- * @example
- * const nonces = new NoncePool({ cluster, membership, name: 'invoice numbers' })
- * const nonce = await nonces.take()
- * await client.query('begin')
- * await nonce.use(client)
- * await client.query('insert into invoices (number) values ($1)', [nonce.value])
- * await client.query('commit')
+ * ones never come back. A value has 1 to 255 bytes of UTF-8, without U+0000 and lone surrogates. docs/guides/nonces.md
+ * shows it at work.
  */
 export class NoncePool {
-  readonly #cluster: Cluster
   readonly #membership: Registering
-  readonly #name: string
-  readonly #port: NoncesPort
+  readonly #shared: SharedPool
   readonly #atHand: AtHand
   readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
@@ -88,20 +49,11 @@ export class NoncePool {
     checkOptions('NoncePool', options, ['cluster', 'membership', 'name', 'size'])
     const { cluster, membership, name, size = 100 } = options
     checkMembership(membership)
-    this.#port = portsOf(cluster).nonces
-    this.#cluster = cluster
+    this.#shared = { cluster, port: portsOf(cluster).nonces, name: text('name', name) }
     this.#membership = membership
-    this.#name = text('name', name)
     if (!Number.isInteger(size) || size < 1 || size > MOST_IN_ONE)
       refuse('size', size, `be a whole number from 1 to ${String(MOST_IN_ONE)}`)
-    this.#atHand = new AtHand({
-      cluster,
-      id: membership.id,
-      port: this.#port,
-      name: this.#name,
-      size,
-      closing: this.#closing.signal,
-    })
+    this.#atHand = new AtHand(this.#shared, { id: membership.id, size, closing: this.#closing.signal })
   }
 
   /** How many values are at hand in this process; 0 without a lease. */
@@ -118,9 +70,10 @@ export class NoncePool {
    */
   async stock(values: Iterable<string>, options: WaitOptions = {}): Promise<number> {
     checkWaitOptions(options)
+    const { port, name } = this.#shared
     let added = 0
     for (const some of parts(texts('values', values), MOST_IN_ONE)) {
-      added += await this.#asking(() => this.#port.stock(this.#name, some), options.signal)
+      added += await this.#asking(() => port.stock(name, some), options.signal)
     }
     return added
   }
@@ -142,13 +95,14 @@ export class NoncePool {
         this.#membership.lease ??
         (await this.#asking((over) => this.#membership.whenRegistered({ signal: over }), signal))
       const taken = this.#atHand.take(lease)
-      if (taken !== undefined) return this.#nonce(taken, { id: this.#membership.id, token: lease.token })
+      if (taken !== undefined)
+        return handedOut(this.#shared, { id: this.#membership.id, token: lease.token }, taken)
       const found = await this.#asking(() => this.#atHand.refill(lease), signal).catch((error: unknown) => {
         // The next lease has the same registration, or another: see.
         if (error === lease.signal.reason) return undefined
         throw error
       })
-      if (found === 0) throw new EmptyError(`The pool ${JSON.stringify(this.#name)} has no value left`)
+      if (found === 0) throw new EmptyError(`The pool ${JSON.stringify(this.#shared.name)} has no value left`)
     }
   }
 
@@ -165,38 +119,12 @@ export class NoncePool {
     const { token, taken, lost } = await this.#atHand.empty()
     if (taken.length + lost.length === 0) return
     const bound = AbortSignal.timeout(CLOSE_MS)
-    await this.#giveBack({ id: this.#membership.id, token }, taken, lost, bound).catch(() => undefined)
-  }
-
-  #nonce(taken: Taken, registration: Registration): Nonce {
-    return Object.freeze({
-      value: taken.value,
-      use: async (client: QueryClient) => await this.#port.use(client, this.#name, registration, taken),
-      release: async () => {
-        await this.#giveBack(registration, [taken], []).catch((error: unknown) => {
-          // With the cluster, the registration has ended: the value is free.
-          if (!(error instanceof ClosedError)) throw error
-        })
-      },
-    })
-  }
-
-  async #giveBack(
-    registration: Registration,
-    taken: readonly Taken[],
-    lost: readonly string[],
-    bound?: AbortSignal,
-  ): Promise<void> {
-    let left = taken
-    const ask = async (): Promise<void> => {
-      const locked = await this.#port.giveBack(this.#name, registration, left, lost)
-      left = left.filter(({ value }) => locked.includes(value))
-      if (left.length > 0) throw new Error('A transaction has locked some of the values')
-    }
-    await untilAnswered(ask, { cluster: this.#cluster, ends: bound === undefined ? [] : [bound] })
+    await giveBack(this.#shared, { id: this.#membership.id, token }, taken, lost, bound).catch(
+      () => undefined,
+    )
   }
 
   #asking<T>(ask: (over: AbortSignal) => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-    return untilAnswered(ask, { cluster: this.#cluster, signal, ends: [this.#closing.signal] })
+    return untilAnswered(ask, { cluster: this.#shared.cluster, signal, ends: [this.#closing.signal] })
   }
 }

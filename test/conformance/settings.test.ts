@@ -29,9 +29,9 @@ const ALL_OF_UNICODE = CHECKS.filter(({ sentence }) => sentence.endsWith('identi
 /** What waits for silence, or is about names that not every database can hold. */
 const SOME = CHECKS.filter(
   (check) =>
-    ['registering', 'data', 'reading', 'losing', 'fencing'].includes(check.noun) &&
+    ['registering', 'data', 'reading', 'losing', 'fencing', 'claims', 'nonces'].includes(check.noun) &&
     !ALL_OF_UNICODE.includes(check) &&
-    !/silence|is away|whatever their names are/.test(check.sentence),
+    !/silence|is away|whatever their names are|is no key|is no value/.test(check.sentence),
 )
 const possible = await (async () => {
   await using admin = await adminClient()

@@ -52,28 +52,38 @@ test(
     const running = await Promise.all(Array.from({ length: PROCESSES }, start))
 
     const done = { killed: 0, frozen: 0, cut: 0 }
-    const end = Date.now() + SECONDS * 1_000
-    while (Date.now() < end) {
-      await sleep(Math.random() * (isLong ? 400 : 600))
-      const n = Math.floor(Math.random() * running.length)
+    const victims = new Map<number, Promise<void>>()
+    const strike = async (n: number): Promise<void> => {
       const victim = running[n]
-      if (victim === undefined) continue
+      if (victim === undefined) return
       const what = (['killed', 'frozen', 'cut'] as const)[(done.killed + done.frozen + done.cut) % 3] ?? 'cut'
       done[what] += 1
       if (what === 'killed') {
         await victim.taker.kill()
         running[n] = await start()
       } else if (what === 'frozen') {
-        // Longer than the ttl: it is removed, and wakes up in the middle of what it did.
+        // Often longer than the ttl: it is removed, and wakes up in the middle of what it did.
         victim.taker.signal('SIGSTOP')
-        await sleep(TTL_MS * (0.2 + Math.random()))
+        await sleep(TTL_MS * (0.5 + Math.random() * 1.5))
         victim.taker.signal('SIGCONT')
       } else {
         await victim.proxy.cut()
-        await sleep(Math.random() * 200)
+        await sleep(Math.random() * TTL_MS)
         await victim.proxy.restore()
       }
     }
+    const end = Date.now() + SECONDS * 1_000
+    while (Date.now() < end) {
+      await sleep(Math.random() * 600)
+      const n = Math.floor(Math.random() * running.length)
+      // Two at a time, so that others go on.
+      if (victims.has(n) || victims.size >= 2) continue
+      victims.set(
+        n,
+        strike(n).finally(() => victims.delete(n)),
+      )
+    }
+    await Promise.all(victims.values())
     for (const { taker } of running.slice(1)) void taker.ask('rest')
     await running[0]?.taker.kill()
     await Promise.all(running.slice(1).map(({ taker }) => taker.ask('rest')))

@@ -113,3 +113,34 @@ test('health: ready while registered, and says how fresh the snapshot is', async
   expect(await response.json()).toMatchObject(facts)
   await stop(program)
 })
+
+test('partitions: all have an owner, none has two, and a crash hands them over', async () => {
+  await using first = start('partitions')
+  await first.prints(/has 16 of 16 partitions/)
+  await using second = start('partitions')
+  const [, share = ''] = await second.prints(/has ([1-9]\d*) of 16 partitions/)
+  await first.prints(new RegExp(`has ${String(16 - Number(share))} of 16 partitions`))
+  first.signal('SIGKILL')
+  await second.prints(/has 16 of 16 partitions/)
+  await stop(second)
+})
+
+test('invoices: each number is used once, whatever dies', async () => {
+  await using first = start('invoices')
+  await using second = start('invoices')
+  await first.prints(/wrote invoice 2026-/)
+  await second.prints(/wrote invoice 2026-/)
+  first.signal('SIGKILL')
+  await using client = await adminClient(url)
+  const taken = `select count(distinct member)::int as n from pgmembership.nonces where member is not null`
+  await until(async () => (await client.query<{ n: number }>(taken)).rows[0]?.n === 1, {
+    message: 'what the dead process had is free',
+  })
+  await stop(second)
+  const { rows } = await client.query<object>(
+    `select (select count(*) from invoices_example) = (select count(*) from pgmembership.nonces where used_at is not null) as all,
+       (select count(distinct number) from invoices_example) = (select count(*) from invoices_example) as once,
+       (select count(*)::int from pgmembership.nonces where member is not null) as taken`,
+  )
+  expect(rows).toEqual([{ all: true, once: true, taken: 0 }])
+})

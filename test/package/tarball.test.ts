@@ -108,6 +108,8 @@ describe('a consumer', () => {
     import { MembershipLostError, PostgresCluster, migrate, migrationSql } from 'pg-membership'
     import type { Cluster, Lease, Member } from 'pg-membership'
     import { MemoryCluster, MemoryWorld } from 'pg-membership/memory'
+    import { Claims } from 'pg-membership/claims'
+    import { EmptyError, type Nonce, NoncePool } from 'pg-membership/nonces'
     import { observe } from 'pg-membership/otel'
 
     export async function main(connection: string): Promise<Member | undefined> {
@@ -119,6 +121,13 @@ describe('a consumer', () => {
       for await (const members of cluster.watchMembers({ signal: lease.signal })) return members[0]
       await using memory = new MemoryCluster({ name: 'm', world: new MemoryWorld() })
       observe(memory)()
+      const claims = new Claims({ cluster: memory, membership, space: 'x' })
+      const pool = new NoncePool({ cluster, membership, name: 'x' })
+      const nonce: Nonce | undefined = await pool.take().catch((error: unknown) => {
+        if (error instanceof EmptyError && error.code === 'EMPTY') return undefined
+        throw error
+      })
+      if (!claims.held.has('x')) await nonce?.release()
       return memory.snapshot?.get(membership.id)
     }
   `
