@@ -11,6 +11,8 @@ const ENTRIES = [
   'layers/leader.ts',
   'layers/nonces.ts',
   'layers/otel.ts',
+  'layers/ring.ts',
+  'layers/routing.ts',
   'cli/main.ts',
 ]
 const DRIVERS = ['pg', 'pg-listen', 'kysely']

@@ -12,6 +12,7 @@ import { losing } from './losing.js'
 import { nonces } from './nonces.js'
 import { reading } from './reading.js'
 import { registering } from './registering.js'
+import { routing } from './routing.js'
 import { watching } from './watching.js'
 import { World } from './world.js'
 
@@ -32,6 +33,7 @@ const parts: Readonly<Record<string, (check: Declare) => void>> = {
   claims,
   nonces,
   closing,
+  routing,
   'bad input': badInput,
   'the host': host,
 }
