@@ -13,6 +13,7 @@ const ENTRIES = [
   'layers/otel.ts',
   'layers/ring.ts',
   'layers/routing.ts',
+  'layers/typed.ts',
   'cli/main.ts',
 ]
 const DRIVERS = ['pg', 'pg-listen', 'kysely']

@@ -13,6 +13,7 @@ import { nonces } from './nonces.js'
 import { reading } from './reading.js'
 import { registering } from './registering.js'
 import { routing } from './routing.js'
+import { typedData } from './typed.js'
 import { watching } from './watching.js'
 import { World } from './world.js'
 
@@ -34,6 +35,7 @@ const parts: Readonly<Record<string, (check: Declare) => void>> = {
   nonces,
   closing,
   routing,
+  'typed data': typedData,
   'bad input': badInput,
   'the host': host,
 }

@@ -102,7 +102,8 @@ describe('TypeScript', () => {
   const programs = snippets.filter(({ language }) => language === 'ts')
 
   beforeAll(() => {
-    for (const name of ['.', 'pg', 'kysely', '@opentelemetry/api', 'node-cron', '@types/node', '@types/pg']) {
+    const names = ['pg', 'kysely', 'zod', '@opentelemetry/api', 'node-cron', '@types/node', '@types/pg']
+    for (const name of ['.', ...names]) {
       const link = join(project, 'node_modules', name === '.' ? 'pg-membership' : name)
       mkdirSync(dirname(link), { recursive: true })
       symlinkSync(name === '.' ? ROOT : join(ROOT, 'node_modules', name), link)

@@ -111,6 +111,9 @@ describe('a consumer', () => {
     import { Claims } from 'pg-membership/claims'
     import { EmptyError, type Nonce, NoncePool } from 'pg-membership/nonces'
     import { observe } from 'pg-membership/otel'
+    import { Ring } from 'pg-membership/ring'
+    import { Router } from 'pg-membership/routing'
+    import { json, type StandardSchemaV1, typed } from 'pg-membership/typed'
 
     export async function main(connection: string): Promise<Member | undefined> {
       const applied: string[] = await migrate({ connection })
@@ -128,6 +131,11 @@ describe('a consumer', () => {
         throw error
       })
       if (!claims.held.has('x')) await nonce?.release()
+      const schema: StandardSchemaV1<unknown, { url: string }> = (await import('./schema.js')).schema
+      const view = typed(memory, json(schema))
+      const router = new Router(view, { key: ({ data }) => data.url })
+      const url: string | undefined = router.owner('x')?.data.url ?? new Ring(memory.snapshot?.members ?? []).owner('x')?.data
+      if (url === undefined) return undefined
       return memory.snapshot?.get(membership.id)
     }
   `
@@ -139,8 +147,16 @@ describe('a consumer', () => {
     ['module NodeNext', { ...strict, ...node, module: 'NodeNext' }],
     ['moduleResolution Bundler', { ...strict, ...node, module: 'ESNext', moduleResolution: 'Bundler' }],
   ])('compiles with strict and skipLibCheck: false, under %s', async (name, compilerOptions) => {
-    const project = consumer(`types-${name.replace(/\W+/g, '-')}`, ['@types/node', '@opentelemetry/api'])
+    const project = consumer(`types-${name.replace(/\W+/g, '-')}`, [
+      '@types/node',
+      '@opentelemetry/api',
+      'zod',
+    ])
     writeFileSync(join(project, 'main.ts'), program)
+    writeFileSync(
+      join(project, 'schema.ts'),
+      "import { z } from 'zod'\nexport const schema = z.object({ url: z.string() })",
+    )
     writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['main.ts'] }))
     await run(process.execPath, [TSC, '-p', project], project)
   })

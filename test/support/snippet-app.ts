@@ -6,6 +6,7 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import pg from 'pg'
 import { type Lease, type Member, type Membership, PostgresCluster } from 'pg-membership'
+import { json, typed, type TypedCluster } from 'pg-membership/typed'
 
 export const connection = process.env.DATABASE_URL ?? ''
 export const name = process.env.SNIPPET ?? 'snippet'
@@ -15,12 +16,21 @@ export const pool = new pg.Pool({ connectionString: connection, allowExitOnIdle:
 pool.on('error', () => undefined)
 pool.on('connect', (client) => client.on('error', () => undefined))
 export const cluster = new PostgresCluster({ connection, name })
-export const membership: Membership = cluster.createMembership({ data: 'http://127.0.0.1:8080' })
+export const membership: Membership = cluster.createMembership({
+  data: JSON.stringify({ url: 'http://127.0.0.1:8080', weight: 1 }),
+})
 export const lease: Lease = await membership.register()
 export const members: readonly Member[] = await cluster.getMembers()
 const [first] = members
 if (first === undefined) throw new Error('nobody is registered')
 export const leader: Member = first
+
+export interface Place {
+  readonly url: string
+  readonly weight: number
+}
+/** Without the plain string that `membership` carries. */
+export const places: TypedCluster<Place> = typed(cluster, json<Place>(), {})
 
 await pool.query('create table if not exists counters (id integer primary key, n bigint not null)')
 await pool.query('insert into counters values (1, 0) on conflict do nothing')

@@ -6,9 +6,11 @@ const ROOT = join(import.meta.dirname, '../..')
 const CONTRACT = 'test/types/contract.d.ts'
 const MAIN = 'dist/index.d.ts'
 const MEMORY = 'dist/memory/index.d.ts'
+const LAYERS_CONTRACT = 'test/types/contract-layers.d.ts'
+const LAYERS = ['typed', 'ring', 'routing'].map((name) => `dist/layers/${name}.d.ts`)
 
 const program = ts.createProgram(
-  [CONTRACT, MAIN, MEMORY].map((file) => join(ROOT, file)),
+  [CONTRACT, MAIN, MEMORY, LAYERS_CONTRACT, ...LAYERS].map((file) => join(ROOT, file)),
   { module: ts.ModuleKind.NodeNext, target: ts.ScriptTarget.ES2022, noLib: true },
 )
 
@@ -41,4 +43,9 @@ test('the package exports the names of the contract and those of diagnostics, an
   expect(inMemory.sort()).toEqual(['MemoryCluster', 'MemoryWorld'])
   const expected = [...exportsOf(CONTRACT).filter((name) => !inMemory.includes(name)), ...DIAGNOSTICS]
   expect(exportsOf(MAIN).sort()).toEqual(expected.sort())
+})
+
+test('the layers export the names of their contract, and the standard that typed data follows', () => {
+  const expected = [...exportsOf(LAYERS_CONTRACT), 'StandardSchemaV1']
+  expect(LAYERS.flatMap(exportsOf).sort()).toEqual(expected.sort())
 })
