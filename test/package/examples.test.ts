@@ -64,9 +64,9 @@ test('leader: goes on when its connection is terminated in the middle of its tra
   await stop(program)
 })
 
-test('router: all processes name the same owner of a key; the keys of one that stops move', async () => {
-  await using first = start('router')
-  await using second = start('router')
+test('routing-http: all processes name the same owner of a key; the keys of one that stops move', async () => {
+  await using first = start('routing-http/main')
+  await using second = start('routing-http/main')
   const [, survivor = ''] = await first.prints(/(http:\S+) is registered/)
   const [, other = ''] = await second.prints(/(http:\S+) is registered/)
   const ask = (key: number): Promise<string[]> =>

@@ -6,7 +6,8 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import pg from 'pg'
 import { type Lease, type Member, type Membership, PostgresCluster } from 'pg-membership'
-import { json, typed, type TypedCluster } from 'pg-membership/typed'
+import { Router } from 'pg-membership/routing'
+import { json, typed, type TypedCluster, type TypedMember } from 'pg-membership/typed'
 
 export const connection = process.env.DATABASE_URL ?? ''
 export const name = process.env.SNIPPET ?? 'snippet'
@@ -29,8 +30,13 @@ export interface Place {
   readonly url: string
   readonly weight: number
 }
-/** Without the plain string that `membership` carries. */
-export const places: TypedCluster<Place> = typed(cluster, json<Place>(), {})
+export const places: TypedCluster<Place> = typed(cluster, json<Place>())
+export const router: Router<TypedMember<Place>> = new Router(places, { weight: ({ data }) => data.weight })
+
+/** Nobody listens there. */
+export async function request(url: string, { timeoutMs }: { readonly timeoutMs: number }): Promise<void> {
+  await fetch(url, { signal: AbortSignal.timeout(timeoutMs) })
+}
 
 await pool.query('create table if not exists counters (id integer primary key, n bigint not null)')
 await pool.query('insert into counters values (1, 0) on conflict do nothing')
