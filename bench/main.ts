@@ -12,6 +12,7 @@ import { type Changes, changes } from './arms/changes.js'
 import { crashes } from './arms/crash.js'
 import { type Convergence, convergence, rollingRestart } from './arms/growth.js'
 import { cached, fanOut, start } from './arms/process.js'
+import { choosing } from './arms/ring.js'
 import { heartbeats, idle, readers } from './arms/server-cpu.js'
 import { disturbance, load, machine } from './lib/machine.js'
 import { startPeers } from './lib/servers.js'
@@ -154,6 +155,22 @@ const ARMS: Readonly<Record<string, () => Promise<Outcome>>> = {
       ['installed', `${digits(started.installedBytes / 2 ** 20)} MiB in ${started.packages} packages`],
     ]
     return { data: { cachedUs, fans, started }, lines }
+  },
+  ring: async () => {
+    const data = choosing()
+    const lines = data.flatMap(
+      ({ members, makeMs, ownerUs, weighedUs, threeOwnersUs, routerUs, ejectedUs, pickUs }): Line[] => [
+        [
+          `a ring of ${members}`,
+          `${digits(makeMs)} ms   owner ${digits(ownerUs)} us, by weights ${digits(weighedUs)} us   three owners ${digits(threeOwnersUs)} us`,
+        ],
+        [
+          `a router among ${members}`,
+          `owner ${digits(routerUs)} us, with one ejected ${digits(ejectedUs)} us   pick ${digits(pickUs)} us`,
+        ],
+      ],
+    )
+    return { data, lines }
   },
   growth: async () => {
     const data = await withPostgres(MANY, ({ url }) => convergence(url))

@@ -6,6 +6,7 @@
 import { hash } from 'node:crypto'
 import { cpus } from 'node:os'
 import { Ring } from 'pg-membership/ring'
+import { cpuUs } from './arms/ring.js'
 import { digits } from './lib/stats.js'
 
 interface Weighed {
@@ -113,16 +114,6 @@ function shares(owner: Owner, count: number): number[] {
     owned[n] = (owned[n] ?? 0) + 1
   }
   return owned.map((keys) => keys / KEYS.length)
-}
-
-/** CPU time of one call, in microseconds: for at least 200 ms, after as many calls before. */
-function cpuUs(call: (n: number) => unknown): number {
-  for (let calls = 1; ; calls *= 2) {
-    const started = process.cpuUsage()
-    for (let n = 0; n < calls; n++) call(n)
-    const { user, system } = process.cpuUsage(started)
-    if (user + system > 200_000) return (user + system) / calls
-  }
 }
 
 console.log(`${cpus().length} cores (${cpus()[0]?.model ?? ''}), Node ${process.version}\n`)

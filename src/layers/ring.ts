@@ -67,15 +67,16 @@ export class Ring<M extends Pick<Member, 'id'>> {
   /** Who owns this key, which may be any string; undefined when nobody owns anything. @throws TypeError for no string. */
   owner(key: string): M | undefined {
     const [one, two] = seedsOf(text('A key', key))
+    const [weights, seeds] = [this.#weights, this.#seeds]
     let best = -Infinity
     let owner = -1
-    for (let n = 0; n < this.size;) {
-      const weight = this.#weights[n] ?? 0
+    for (let n = 0; n < weights.length;) {
+      const weight = weights[n] ?? 0
       let highest = -1
       let at = n
       // Among equal weights the highest draw wins: a score, which takes longer, is needed once for each weight.
-      for (; this.#weights[n] === weight; n++) {
-        const draw = drawOf(this.#seeds[2 * n] ?? 0, this.#seeds[2 * n + 1] ?? 0, one, two)
+      for (; n < weights.length && weights[n] === weight; n++) {
+        const draw = drawOf(seeds[2 * n] ?? 0, seeds[2 * n + 1] ?? 0, one, two)
         if (draw <= highest) continue
         highest = draw
         at = n

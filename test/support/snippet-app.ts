@@ -31,7 +31,7 @@ export interface Place {
   readonly weight: number
 }
 export const places: TypedCluster<Place> = typed(cluster, json<Place>())
-export const router: Router<TypedMember<Place>> = new Router(places, { weight: ({ data }) => data.weight })
+export const router = new Router<TypedMember<Place>>(places, { weight: ({ data }) => data.weight })
 
 /** Nobody listens there. */
 export async function request(url: string, { timeoutMs }: { readonly timeoutMs: number }): Promise<void> {
