@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { follow as followCommand, type Following, MAIN, pgMembership } from './support/command-line.js'
 import { type AdminClient, adminClient, uniqueName } from './support/database.js'
 import { type Roles, startRoles } from './support/roles.js'
@@ -51,7 +51,8 @@ describe('contract: members --watch', () => {
     const frames = () => live.written.stdout.split('\u001b[H').slice(1)
     const others = () => [dumb, pipe].map(({ written }) => written.stdout)
     const last = () => frames().at(-1) ?? ''
-    await until(() => frames().length >= 3, { message: 'three frames' })
+    const begun = () => [...others(), json.written.stdout].every((text) => text.includes(ada))
+    await until(() => frames().length >= 3 && begun(), { message: 'three frames' })
     expect(last()).toContain(ada)
     for (const text of others()) expect(text.split(ada)).toHaveLength(2)
     expect(json.lines()).toHaveLength(1)
@@ -78,8 +79,8 @@ describe('contract: members --watch', () => {
       expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     for (const text of [...others(), json.written.stdout]) expect(text).not.toMatch(STEERING)
     // The cursor and what was there before are given back; the last table stays.
-    const [begun, ...painted] = live.written.stdout.split('\u001b[H')
-    expect(begun).toBe('\u001b[?1049h\u001b[?25l\u001b[?7l')
+    const [opened, ...painted] = live.written.stdout.split('\u001b[H')
+    expect(opened).toBe('\u001b[?1049h\u001b[?25l\u001b[?7l')
     const [, afterwards = ''] = (painted.at(-1) ?? '').split('\u001b[?7h\u001b[?25h\u001b[?1049l')
     expect(afterwards).toContain(more.at(-1))
     expect(afterwards).not.toMatch(STEERING)
@@ -127,13 +128,13 @@ describe('contract: watch', () => {
     await admin.query(`update members set data = 'y' where id = $1`, [ada])
     const bob = await joined(name, NASTY)
     await admin.query(`select evict($1, $2, 'disk\u001bfull')`, [name, bob])
-    await until(() => watchers.every(({ written }) => written.stdout.includes('disk\\u001bfull')), {
-      message: 'the last change',
-    })
-    for (const { end } of watchers) expect((await end()).code).toBe(0)
     const shown = (text: string): string[] =>
       text.split('\n').filter((line) => line.includes(ada) || line.includes(bob))
-
+    await until(
+      () => watchers.every((one) => shown(one.written.stdout).length === (one === all.forced ? 2 : 4)),
+      { message: 'the last change' },
+    )
+    for (const { end } of watchers) expect((await end()).code).toBe(0)
     const changes = (id: string) =>
       shown(all.pipe.written.stdout)
         .map((line) => JSON.parse(line) as { member: { id: string } })
@@ -246,6 +247,7 @@ describe('contract: watch', () => {
     const child = spawn(process.execPath, [MAIN, 'watch', name, '--schema', roles.schema], {
       env: { ...process.env, DATABASE_URL: roles.urlOf('reader') },
     })
+    onTestFinished(() => void child.kill('SIGKILL'))
     let [stdout, stderr] = ['', '']
     child.stdout.on('data', (chunk: Buffer) => (stdout += chunk.toString()))
     child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()))

@@ -34,17 +34,21 @@ export async function follow(args: Arguments, { look, onTrouble = tell(args) }: 
     applicationName: 'pg-membership cli',
   })
   const isOver = new Promise<void>((resolve) => onAbort(ended.signal, resolve))
-  let isReached = false
+  const reached = { once: false }
   let trouble: string | undefined
+  // Once it has shown something, it goes on.
+  const lookOnce = async (query: Query): Promise<void> => {
+    await look(query)
+    reached.once = true
+  }
   try {
     while (!ended.signal.aborted) {
       try {
-        await Promise.race([database.ask(look), isOver])
+        await Promise.race([database.ask(lookOnce), isOver])
         if (trouble !== undefined) onTrouble(undefined)
         trouble = undefined
-        isReached = true
       } catch (error) {
-        if (!isReached || error instanceof MembershipError) throw error
+        if (!reached.once || error instanceof MembershipError) throw error
         if (trouble === undefined) onTrouble(inWords(error))
         trouble = inWords(error)
       }

@@ -1,6 +1,7 @@
 import { execFile, type ExecFileOptions } from 'node:child_process'
 import { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
+import { onTestFinished } from 'vitest'
 import { runCommand } from '../../src/cli/run.js'
 import { databaseUrl } from './database.js'
 
@@ -50,10 +51,14 @@ export async function pgMembership(
   return { code, ...written }
 }
 
-/** A command that goes on, until `end`. */
+/** A command that goes on, until `end`, or the end of the test. */
 export function follow(args: readonly string[], env: NodeJS.ProcessEnv = {}, more: Following = {}) {
   const [ending, written] = [new AbortController(), { stdout: '', stderr: '' }]
   const ended = pgMembership(args, env, { ...more, signal: ending.signal, written })
+  onTestFinished(async () => {
+    ending.abort()
+    await ended
+  })
   return {
     written,
     lines: () => written.stdout.split('\n').filter((line) => line !== ''),
