@@ -58,7 +58,7 @@ export interface Membership extends AsyncDisposable {
   fence(client: QueryClient): Promise<void>
 }
 
-/** What the layers need of a membership. */
+/** What the layers need of a membership; a typed membership has it, too. */
 export type Registering = Pick<Membership, 'id' | 'lease' | 'whenRegistered' | 'register' | 'deregister'>
 
 /** Options of `createMembership`. */

@@ -3,7 +3,7 @@ import { type Arguments, type Moment, moment, UsageError, uuid } from './argumen
 import { type Command, CONNECTION_HELP, type Outcome } from './command.js'
 import { noSuchCluster, reading } from './database.js'
 import { type Column, doneBy, duration, table, time } from './table.js'
-import { timeline } from './timeline.js'
+import { type Stay, timeline } from './timeline.js'
 
 const DEFAULT_LIMIT = 50
 const TIMELINE_SINCE: Moment = { agoMs: 86_400_000, time: null }
@@ -82,22 +82,6 @@ interface Change {
   readonly data: string | null
   readonly by_role: string
   readonly note: string | null
-}
-
-export interface Stay {
-  readonly cluster: string
-  readonly member: string
-  readonly token: string
-  readonly joined_at: Date
-  readonly left_at: Date | null
-  readonly stayed_ms: number
-  readonly reason: string | null
-  readonly data: string | null
-  readonly by_role: string | null
-  readonly note: string | null
-  /** The period that was asked about, in milliseconds since 1970; null: from the beginning. Until now at most. */
-  readonly since_ms: number | null
-  readonly until_ms: number
 }
 
 // Reads the newest of each cluster, one cluster after another, so that every step can use an index.

@@ -31,7 +31,7 @@ ${CONNECTION_HELP}`,
 
 async function dryRun(args: Arguments, schema: string): Promise<string> {
   const found = await connected(args, (query) => installed(query, schema))
-  const version = 0
+  const version = found?.version ?? 0
   const migrations = migrationFiles().filter((file) => file.version > version)
   const names = migrations.map(({ name }) => name)
   if (args.flag('json')) return JSON.stringify({ schema, migrations: names, dryRun: true })

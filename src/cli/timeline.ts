@@ -1,7 +1,6 @@
 /** Stays as bars over time, one line for each member. */
 import type { Arguments } from './arguments.js'
 import { type Colour, paint } from './colours.js'
-import type { Stay } from './history.js'
 import { cut, duration, time, width } from './table.js'
 import { inOneLine } from './visible.js'
 
@@ -21,6 +20,22 @@ const ENDS: Readonly<Record<string, { readonly mark: string; readonly colour: Co
   removed: { mark: 'r', colour: 'red' },
   expired: { mark: 'e', colour: 'red' },
   crashed: { mark: 'c', colour: 'red' },
+}
+
+export interface Stay {
+  readonly cluster: string
+  readonly member: string
+  readonly token: string
+  readonly joined_at: Date
+  readonly left_at: Date | null
+  readonly stayed_ms: number
+  readonly reason: string | null
+  readonly data: string | null
+  readonly by_role: string | null
+  readonly note: string | null
+  /** The period that was asked about, in milliseconds since 1970; null: from the beginning. Until now at most. */
+  readonly since_ms: number | null
+  readonly until_ms: number
 }
 
 interface Lane {

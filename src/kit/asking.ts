@@ -3,7 +3,6 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Cluster } from '../api/cluster.js'
 import { ClosedError, MembershipError, MembershipLostError } from '../api/errors.js'
 import type { Lease } from '../api/lease.js'
-import type { Membership } from '../api/membership.js'
 import { backoffMs } from './loop.js'
 import { refuse, requireText } from './options.js'
 import { abortedError, onAbort } from './waiting.js'
@@ -69,9 +68,6 @@ export function withoutLease(cluster: Cluster, lease?: Lease): Error {
     ? new MembershipLostError('The membership has no lease: register it, or wait for whenRegistered()')
     : new MembershipLostError('The registration is not current', { reason: 'removed' })
 }
-
-/** What the layers need of a membership; a typed membership has it too. */
-export type Registering = Pick<Membership, 'id' | 'lease' | 'whenRegistered' | 'register' | 'deregister'>
 
 export function checkMembership(membership: unknown): void {
   const { id, whenRegistered } = (membership ?? {}) as Record<string, unknown>

@@ -4,18 +4,11 @@
  * @module pg-membership/claims
  */
 import type { Cluster } from '../api/cluster.js'
+import type { Registering } from '../api/membership.js'
 import type { QueryClient } from '../api/query-client.js'
 import type { Registration } from '../api/registration.js'
 import type { WaitOptions } from '../api/wait-options.js'
-import {
-  checkMembership,
-  parts,
-  type Registering,
-  text,
-  texts,
-  untilAnswered,
-  withoutLease,
-} from '../kit/asking.js'
+import { checkMembership, parts, text, texts, untilAnswered, withoutLease } from '../kit/asking.js'
 import { checkOptions, checkWaitOptions } from '../kit/options.js'
 import { type ClaimsPort, MOST_IN_ONE, portsOf } from '../kit/ports.js'
 import { Held } from './held.js'

@@ -8,6 +8,7 @@ import type { Lease } from '../api/lease.js'
 import type { Registering } from '../api/membership.js'
 import type { QueryClient } from '../api/query-client.js'
 import type { WaitOptions } from '../api/wait-options.js'
+import { checkMembership } from '../kit/asking.js'
 import { Latest } from '../kit/latest.js'
 import { checkWaitOptions } from '../kit/options.js'
 import { type Ports, portsOf } from '../kit/ports.js'
@@ -67,12 +68,10 @@ export class Leader {
   #resigned = 0
   #resigning: Promise<void> | undefined
 
-  /** @throws TypeError for a cluster that is none of this package (a typed view, too), and for what is no membership. */
+  /** @throws TypeError for a cluster that is none of this package (a typed view, too), OptionError for what is no membership. */
   constructor(cluster: Cluster, membership: Registering) {
     this.#ports = portsOf(cluster)
-    if (typeof (membership as Partial<Registering> | null | undefined)?.whenRegistered !== 'function') {
-      throw new TypeError('A membership is needed')
-    }
+    checkMembership(membership)
     this.#cluster = cluster
     this.#membership = membership
   }

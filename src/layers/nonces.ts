@@ -5,15 +5,16 @@
  */
 import type { Cluster } from '../api/cluster.js'
 import { ClosedError } from '../api/errors.js'
+import type { Registering } from '../api/membership.js'
 import type { WaitOptions } from '../api/wait-options.js'
-import { checkMembership, parts, type Registering, text, texts, untilAnswered } from '../kit/asking.js'
+import { checkMembership, parts, text, texts, untilAnswered } from '../kit/asking.js'
 import { checkOptions, checkWaitOptions, refuse } from '../kit/options.js'
 import { MOST_IN_ONE, portsOf } from '../kit/ports.js'
 import { abortedError } from '../kit/waiting.js'
 import { AtHand } from './at-hand.js'
 import { EmptyError, giveBack, handedOut, type Nonce, type SharedPool } from './nonce.js'
 
-export { EmptyError, type Nonce, type Registering }
+export { EmptyError, type Nonce }
 
 /** Options of `NoncePool`. Any other name is refused. */
 export interface NoncePoolOptions {

@@ -1,5 +1,5 @@
 import type { Cluster, Membership } from 'pg-membership'
-import { ClosedError, DeregisteredError } from 'pg-membership'
+import { ClosedError, DeregisteredError, OptionError } from 'pg-membership'
 import { Leader, type Term } from 'pg-membership/leader'
 import { expect } from 'vitest'
 import type { Declare } from './suite.js'
@@ -256,7 +256,7 @@ export function leading(check: Declare): void {
       expect(() => new Leader(other as Cluster, membership)).toThrow(TypeError)
     }
     for (const other of [undefined, null, {}, 'id']) {
-      expect(() => new Leader(cluster, other as Membership)).toThrow(TypeError)
+      expect(() => new Leader(cluster, other as Membership)).toThrow(OptionError)
     }
     const leader = new Leader(cluster, membership)
     for (const options of [null, 1, { signal: 'no' }]) {

@@ -3,22 +3,23 @@
  * they did is in tables, written by the same transactions: these tables must show that no key had two owners at a time,
  * and where each nonce is.
  *
- * In `npm test` it is short. `npm run test:layers` is the long form: 20 processes, 10,000 keys, 100,000 nonces.
+ * In `npm test` it is short. `npm run test:long` has the long form: 20 processes, 10,000 keys, 100,000 nonces.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { NoncePool } from 'pg-membership/nonces'
 import { expect, test } from 'vitest'
 import { freshSchema, uniqueName } from '../support/database.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
+import { size } from '../support/size.js'
 import { until } from '../support/until.js'
-import { startTaker, type Taker } from './worker.js'
+import { startTaker, type Taker } from './taker.js'
 
-const isLong = process.env.CHAOS === 'long'
-const PROCESSES = isLong ? 20 : 3
-const KEYS = isLong ? 10_000 : 12
-const NONCES = isLong ? 100_000 : 400
-const SECONDS = Number(process.env.SECONDS ?? (isLong ? 120 : 4))
-const TTL_MS = isLong ? 3_000 : 1_000
+const isLong = process.env.LONG === 'yes'
+const PROCESSES = size(20, 3)
+const KEYS = size(10_000, 12)
+const NONCES = size(100_000, 400)
+const SECONDS = Number(process.env.SECONDS ?? size(120, 4))
+const TTL_MS = size(3_000, 1_000)
 
 test(
   'promises 18, 19 and 20: no key ever has two owners inside fenced transactions, and each nonce is used once or free, whoever dies, freezes or is cut off',

@@ -5,7 +5,7 @@ import { type AdminClient, adminClient, databaseUrl, uniqueName } from '../suppo
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { codeOf, startRoles } from '../support/roles.js'
 import { until } from '../support/until.js'
-import { startTaker } from './worker.js'
+import { startTaker } from './taker.js'
 
 const { schema, as, urlOf } = await startRoles()
 let admin: AdminClient

@@ -1,5 +1,5 @@
-import { fileURLToPath } from 'node:url'
 import { expect, onTestFinished, test } from 'vitest'
+import { bundleOf } from '../support/bundles.js'
 import { Chance } from '../support/chance.js'
 import { databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { openAdmin, openProxy } from '../support/opened.js'
@@ -9,7 +9,7 @@ import { until } from '../support/until.js'
 import { Worker } from '../support/worker.js'
 import type { LeaderCommands, LeaderTold } from './leader-worker.js'
 
-const MAIN = fileURLToPath(new URL('leader-main.js', import.meta.url))
+const MAIN = bundleOf(new URL('leader-main.js', import.meta.url))
 const CANDIDATES = size(5, 3)
 const MS = size(300_000, 8_000)
 const TTL_MS = 1_500

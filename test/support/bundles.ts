@@ -7,7 +7,12 @@ import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 
-const PROGRAMS = ['worker-main.js', '../model/process-main.js']
+const PROGRAMS = [
+  'worker-main.js',
+  '../model/process-main.js',
+  '../layers/leader-main.js',
+  '../layers/taker-main.js',
+]
 
 /** For the processes of tests: vitest gives them its environment. Returns a function that removes the bundles. */
 export async function makeBundles(): Promise<() => void> {

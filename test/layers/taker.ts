@@ -1,7 +1,7 @@
-/** A process of its own that takes part with claims and nonces: worker-main.js runs there. */
-import { fileURLToPath } from 'node:url'
+/** A process of its own that takes part with claims and nonces: taker-main.js runs there. */
 import type { PostgresClusterOptions } from 'pg-membership'
 import { onTestFinished } from 'vitest'
+import { bundleOf } from '../support/bundles.js'
 import { type Command, type Told, Worker } from '../support/worker.js'
 
 export interface Commands {
@@ -17,9 +17,11 @@ export interface Commands {
 
 export type Taker = Worker<Commands>
 
+const MAIN = bundleOf(new URL('taker-main.js', import.meta.url))
+
 /** Killed after the test, if it is still there. */
 export async function startTaker(): Promise<Taker> {
-  const worker = new Worker<Commands, Told>(fileURLToPath(new URL('worker-main.js', import.meta.url)))
+  const worker = new Worker<Commands, Told>(MAIN)
   onTestFinished(() => worker.kill())
   await worker.ready
   return worker

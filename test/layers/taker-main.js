@@ -5,7 +5,7 @@ import { Claims } from 'pg-membership/claims'
 import { NoncePool } from 'pg-membership/nonces'
 import { serve, tell } from '../support/worker-host.js'
 
-/** @typedef {import('./worker.js').Commands} Commands */
+/** @typedef {import('./taker.js').Commands} Commands */
 
 /** @type {{ cluster: PostgresCluster, membership: import('pg-membership').Membership, claims: Claims, pool: NoncePool } | undefined} */
 let taking
