@@ -9,8 +9,10 @@ import pg from 'pg'
 import { migrate } from 'pg-membership'
 import { type PostgresServer, startPostgres } from '../test/support/postgres-server.js'
 import { type Changes, changes } from './arms/changes.js'
+import { claimed } from './arms/claims.js'
 import { crashes } from './arms/crash.js'
 import { type Convergence, convergence, rollingRestart } from './arms/growth.js'
+import { fromList, taken } from './arms/nonces.js'
 import { cached, fanOut, start } from './arms/process.js'
 import { choosing } from './arms/ring.js'
 import { heartbeats, idle, readers } from './arms/server-cpu.js'
@@ -183,6 +185,23 @@ const ARMS: Readonly<Record<string, () => Promise<Outcome>>> = {
       'growth-burst': growthPlot(data, 'burstMs', 'A hundred changes at once, until all readers show them'),
     }
     return { data, lines, plots }
+  },
+  claims: async () => {
+    const data = await withPostgres({}, ({ url }) => claimed(url))
+    const lines = data.map(({ keys, claim, release }): Line => [
+      `${keys} keys`,
+      `claim ${digits(claim.median)} ms   p99 ${digits(claim.p99)}   release ${digits(release.median)} ms   p99 ${digits(release.p99)}`,
+    ])
+    return { data, lines }
+  },
+  nonces: async () => {
+    const listUs = await withPostgres({}, ({ url }) => fromList(url))
+    const all = await withPostgres({}, ({ url }) => taken(url))
+    const lines = all.map(({ processes, way, perSecond }): Line => [
+      `${processes} processes, ${way === 'by hand' ? 'for update skip locked' : `${way} at hand`}`,
+      `${digits(perSecond)} values a second in all`,
+    ])
+    return { data: { listUs, all }, lines: [['take() of a value at hand', `${digits(listUs)} us`], ...lines] }
   },
   restart: async () => {
     const data = await withPostgres(MANY, ({ url }) => rollingRestart(url))

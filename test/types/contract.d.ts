@@ -117,6 +117,12 @@ export interface Membership extends AsyncDisposable {
   fence(client: QueryClient): Promise<void>
 }
 
+/** One stay of a member: what names it beyond doubt. */
+export interface Registration {
+  readonly id: string
+  readonly token: number
+}
+
 /** What `fence` needs of a client: pg's Client and PoolClient have it. */
 export interface QueryClient {
   query(text: string, values: unknown[]): Promise<unknown>

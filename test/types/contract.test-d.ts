@@ -53,6 +53,7 @@ export type Interfaces = All<
     Same<Main.Lease, Contract.Lease>,
     Same<Main.Membership, Contract.Membership>,
     Same<Main.QueryClient, Contract.QueryClient>,
+    Same<Main.Registration, Contract.Registration>,
     Same<Main.Cluster, Contract.Cluster>,
     Same<Main.MembershipOptions, Contract.MembershipOptions>,
     Same<Main.Status, Contract.Status>,
