@@ -5,6 +5,7 @@ import { defineConfig } from 'vitest/config'
 const ON_THE_OLDEST_TOO = [
   'test/{arguments,by-hand,catalog-rules,doctor,evolution,fence,function-fuzz,hostile-callers,role-page,roles,web-answers}.test.ts',
   'test/promises/{evicting,log,retention,sweep}.test.ts',
+  'test/layers/{claims,nonces}.test.ts',
 ]
 
 export default defineConfig({
