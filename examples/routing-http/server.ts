@@ -18,24 +18,29 @@ const EJECT_MS = 2_000
 const FORWARD_TIMEOUT_MS = 5_000
 const STOP_TIMEOUT_MS = 2_000
 
-interface Answer {
+export interface Answer {
   readonly status: number
   readonly body: string
 }
 
+/** What a process answers itself, whoever owns the key; undefined: the owner answers. */
+export type Local = (key: string) => Answer | undefined
+
 export class RoutingServer {
   readonly url: string
+  readonly membership: TypedMembership<Place>
+  readonly #local: Local
   readonly #server: Server
   readonly #router: Router<{ readonly id: string; readonly data: Place }>
-  readonly #membership: TypedMembership<Place>
 
-  private constructor(cluster: Cluster, server: Server) {
+  private constructor(cluster: Cluster, server: Server, local: Local) {
     const view = places(cluster)
     const { port } = server.address() as AddressInfo
     this.url = `http://127.0.0.1:${port}`
+    this.#local = local
     this.#server = server
     this.#router = new Router(view, { weight: ({ data }) => data.weight })
-    this.#membership = view.createMembership({ data: { url: this.url, weight: 1 } })
+    this.membership = view.createMembership({ data: { url: this.url, weight: 1 } })
     server.on('request', (request: IncomingMessage, response) => {
       this.#answer(request).then(
         ({ status, body }) => response.writeHead(status).end(body),
@@ -45,11 +50,11 @@ export class RoutingServer {
   }
 
   /** Registers when it is ready to serve, never before. */
-  static async start(cluster: Cluster, port = 0): Promise<RoutingServer> {
+  static async start(cluster: Cluster, port = 0, local: Local = () => undefined): Promise<RoutingServer> {
     const server = createServer().listen(port, '127.0.0.1')
     await once(server, 'listening')
-    const started = new RoutingServer(cluster, server)
-    await started.#membership.register()
+    const started = new RoutingServer(cluster, server, local)
+    await started.membership.register()
     return started
   }
 
@@ -57,8 +62,8 @@ export class RoutingServer {
   async stop(): Promise<void> {
     // Without the database nobody hears of it, and this process stops all the same.
     const signal = AbortSignal.timeout(STOP_TIMEOUT_MS)
-    await this.#membership.setData({ url: this.url, weight: 0 }, { signal }).catch(() => undefined)
-    await this.#membership.deregister({ signal }).catch(() => undefined)
+    await this.membership.setData({ url: this.url, weight: 0 }, { signal }).catch(() => undefined)
+    await this.membership.deregister({ signal }).catch(() => undefined)
     const closed = once(this.#server, 'close')
     this.#server.close()
     this.#server.closeIdleConnections()
@@ -67,10 +72,12 @@ export class RoutingServer {
 
   async #answer(request: IncomingMessage): Promise<Answer> {
     const key = (request.url ?? '/').slice(1)
+    const answer = this.#local(key)
+    if (answer !== undefined) return answer
     const body = await text(request)
     const owner = this.#router.owner(key)
     const isMarked = request.headers[FORWARDED_BY] !== undefined
-    if (owner === undefined || owner.id === this.#membership.id || isMarked) return this.#serve(key)
+    if (owner === undefined || owner.id === this.membership.id || isMarked) return this.#serve(key)
     try {
       return await this.#forward(owner.data.url, key, request.method, body)
     } catch (error) {

@@ -92,6 +92,13 @@ test('routing-http: all processes name the same owner of a key; the keys of one 
   await stop(first)
 })
 
+test('routing-grpc: calls of one process reach the owner of their key, and it stops by itself', async () => {
+  await using program = start('routing-grpc/main')
+  const [, address = ''] = await program.prints(/(http:\S+) is registered/)
+  await program.prints(new RegExp(`key 1 is served by ${address}`))
+  await stop(program)
+})
+
 test('shutdown: a request under way is answered, though the process has left the cluster', async () => {
   await using program = start('shutdown')
   const [, address = ''] = await program.prints(/listens on (http:\S+)/)
@@ -143,4 +150,47 @@ test('invoices: each number is used once, whatever dies', async () => {
        (select count(*)::int from pgmembership.nonces where member is not null) as taken`,
   )
   expect(rows).toEqual([{ all: true, once: true, taken: 0 }])
+})
+
+test('service: three processes route, say how they are, and have one leader; one that is killed is replaced in both', async () => {
+  await using program = start('service/main')
+  await program.prints(
+    /(http:\S+) shows who is there[^]*(is ready[^]*){3}|(is ready[^]*){3}(http:\S+) shows who is there/,
+  )
+  const processes = [...program.output.matchAll(/process (\d+): (http:\S+) is ready/g)].map(
+    ([, pid = '', address = '']) => ({ pid: Number(pid), address }),
+  )
+  expect(processes).toHaveLength(3)
+  const ask = async (address: string, path: string): Promise<string> =>
+    (await get(`${address}/${path}`)).text()
+  const owners = (path: string): Promise<string[]> =>
+    Promise.all(processes.map(({ address }) => ask(address, path)))
+  await until(async () => new Set(await owners('some-key')).size === 1, {
+    message: 'all name the same owner',
+  })
+  for (const { address } of processes) {
+    const response = await get(`${address}/health`)
+    expect(response.status).toBe(200)
+    expect(await response.json()).toMatchObject({ isReady: true, mode: 'listening' })
+  }
+  const page = /(http:\S+) shows who is there/.exec(program.output)?.[1] ?? ''
+  expect((await get(page)).status).toBe(200)
+
+  const [, leader] = await program.prints(/process (\d+): led, and did job 2/)
+  process.kill(Number(leader), 'SIGKILL')
+  const isNext = new RegExp(`process (?!${leader ?? ''}:)\\d+: led, and did job`)
+  await program.prints(isNext)
+  const left = processes.filter(({ pid }) => pid !== Number(leader))
+  await until(
+    async () => new Set(await Promise.all(left.map(({ address }) => ask(address, 'k')))).size === 1,
+    {
+      message: 'the others agree',
+    },
+  )
+  program.signal('SIGTERM')
+  expect(await program.exited()).toBe(0)
+  expect(program.output.match(/drained/g)).toHaveLength(2)
+  await using client = await adminClient(url)
+  const { rows } = await client.query<{ n: number }>('select n from service_jobs order by n')
+  expect(rows.map(({ n }) => n)).toEqual(rows.map((_, n) => n + 1))
 })
