@@ -158,7 +158,7 @@ $$;
 create view :"schema".nonces_now as
 select n.cluster, n.name::text, n.value::text,
   case when n.used_at is not null then 'used' when n.member is not null then 'taken' else 'free' end as state,
-  n.member, n.token, :"schema".readable(m.data) as data, case when n.member is not null then n.taken_at end as taken_at,
+  n.member, n.token, :"schema".readable(m.data) as data, case when n.member is not null then n.taken_at else null end as taken_at,
   n.used_at
 from :"schema".nonces n left join :"schema".members m on m.id = n.member and m.token = n.token;
 

@@ -107,26 +107,53 @@ test('contract: trim deletes what is older, and nothing of the present', async (
 })
 
 test('contract: flapping shows who left most often, and why', async () => {
-  const name = uniqueName()
-  const [once, thrice] = [randomUUID(), randomUUID()]
-  await admin.query(
-    `insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
-    select $1, n, gen_random_uuid(), clock_timestamp() - n * interval '1 h', 'left',
-      case when n = 2 then 'crashed' else 'expired' end, case when n = 4 then $2::uuid else $3 end, n,
-      clock_timestamp() - n * interval '1 h' from generate_series(1, 4) n`,
-    [name, once, thrice],
-  )
-  await admin.query(
-    `insert into clusters (name, revision, last_token, channel) values ($1, 4, 4, channel($1))`,
-    [name],
-  )
+  const [name, other] = [uniqueName('a'), uniqueName('b')]
+  const [once, twice, thrice, stranger] = [randomUUID(), randomUUID(), randomUUID(), randomUUID()]
+  const left: (readonly [string, string, number, string])[] = [
+    [name, thrice, 1, 'expired'],
+    [name, thrice, 2, 'crashed'],
+    [name, thrice, 3, 'expired'],
+    [name, twice, 5, 'removed'],
+    [name, twice, 4, 'removed'],
+    // The last to leave of those that left once in a day.
+    [name, once, 23, 'expired'],
+    [name, once, 25, 'expired'],
+    [name, once, 26, 'expired'],
+    [name, once, 27, 'expired'],
+    [other, stranger, 6, 'expired'],
+  ]
+  for (const [n, [cluster, member, hours, reason]] of left.entries()) {
+    // Each had joined and changed its data before: these do not count.
+    await admin.query(
+      `insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
+      select $1, $2 * 10 + k, gen_random_uuid(), clock_timestamp() - $3 * interval '1 h',
+        (array['joined', 'updated', 'left'])[k], (array['registered', 'data', $4])[k], $5, $2,
+        clock_timestamp() - $3 * interval '1 h' from generate_series(1, 3) k`,
+      [cluster, n + 1, hours, reason, member],
+    )
+  }
+  for (const cluster of [name, other]) {
+    await admin.query(
+      `insert into clusters (name, revision, last_token, channel) values ($1, 109, 10, channel($1))`,
+      [cluster],
+    )
+  }
   const flapping = async (...args: string[]) =>
-    JSON.parse((await run('flapping', name, ...args, '--json')).stdout) as object[]
-  expect(await flapping()).toMatchObject([
-    { cluster: name, member: thrice, left: 3, reasons: { crashed: 1, expired: 2 } },
-    { member: once, left: 1 },
+    JSON.parse((await run('flapping', ...args, '--json')).stdout) as object[]
+  const most = { cluster: name, member: thrice, left: 3, reasons: { crashed: 1, expired: 2 } }
+  expect(await flapping(name)).toMatchObject([most, { member: twice, left: 2 }, { member: once, left: 1 }])
+  expect(await flapping(name, '--since', '48h', '--limit', '2')).toMatchObject([
+    { member: once, left: 4 },
+    most,
   ])
-  expect(await flapping('--since', '90m')).toMatchObject([{ member: thrice, left: 1 }])
+  expect(await flapping(name, '--since', '90m')).toMatchObject([{ member: thrice, left: 1 }])
+  expect(await flapping(other)).toMatchObject([{ cluster: other, member: stranger }])
+  const ones = (await flapping()) as { readonly member: typeof once }[]
+  // Who left last comes first.
+  expect(ones.map(({ member }) => member).filter((member) => [stranger, once].includes(member))).toEqual([
+    stranger,
+    once,
+  ])
   expect((await run('flapping', name)).stdout).toContain('crashed 1, expired 2')
 })
 

@@ -94,8 +94,9 @@ describe('contract: the doctor', () => {
       'alert schema-drift: column members.session_role was changed',
     ],
     [
-      'alter table members drop constraint members_id_token_key',
-      'alert schema-drift: unique (id, token) of members is missing',
+      'alter table members drop constraint members_id_token_key cascade',
+      'alert schema-drift: unique (id, token) of members is missing, ' +
+        'foreign key (member, token) of claims is missing, foreign key (member, token) of nonces is missing',
     ],
     [
       'alter table clusters drop constraint clusters_name_check',

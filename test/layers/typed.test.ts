@@ -1,7 +1,7 @@
 /** pg-membership/typed, in memory; on both stores: test/conformance/typed.ts. */
 import type { StandardSchemaV1 as TheirSchema } from '@standard-schema/spec'
 import { type } from 'arktype'
-import { OptionError } from 'pg-membership'
+import { type Change, type Member, OptionError, type Snapshot } from 'pg-membership'
 import { MemoryCluster, MemoryWorld } from 'pg-membership/memory'
 import { Router } from 'pg-membership/routing'
 import { type Codec, json, type StandardSchemaV1, typed, type TypedCluster } from 'pg-membership/typed'
@@ -246,6 +246,31 @@ test('a feed tells of values that snapshots no longer have, and of each one once
   expect(change).toMatchObject({ kind: 'joined', revision: 4, member: { id: good.id, data: 1 } })
   expect(Object.isFrozen(change)).toBe(true)
   expect(told).toEqual(['bad', 'worse'])
+})
+
+test('a value that a feed meets before the snapshot has it is told once', async () => {
+  const member = { id: 'a', data: 'bad', token: 2, registeredAt: '2026-01-01T00:00:00.000Z' }
+  const get = (): Member => member
+  const snapshots: Snapshot[] = [
+    { revision: 1, cursor: '1', members: [], get: () => undefined },
+    { revision: 2, cursor: '2', members: [member], get },
+  ]
+  const change: Change = { cursor: '2', revision: 2, at: member.registeredAt, kind: 'joined', reason: 'registered', member } // prettier-ignore
+  const ahead = Object.assign(open(), {
+    watchChanges: async function* () {
+      yield change
+    },
+  })
+  let snapshot = snapshots[0]
+  Object.defineProperty(ahead, 'snapshot', { get: () => snapshot })
+  const told: string[] = []
+  const view = typed(ahead, counting(), { onInvalid: ({ data }) => told.push(data) })
+  expect(view.snapshot?.members).toEqual([])
+  expect((await view.watchChanges().next()).done).toBe(true)
+  expect(told).toEqual(['bad'])
+  snapshot = snapshots[1]
+  expect(view.snapshot?.members).toEqual([])
+  expect(told).toEqual(['bad'])
 })
 
 test('promise 12: an onInvalid that throws, rejects or reads again stops nothing', async () => {

@@ -22,7 +22,7 @@ export function expected(): Expected {
   ))
     add(`${kind} ${name}`)
   for (const [, name = '', type = '', check = ''] of text.matchAll(
-    /^create domain "x"\.(\w+) as (\w+) check \((.*?)\);$/gms,
+    /^create domain "x"\.(\w+) as (\w+)(?: collate "C")? check \((.*?)\);$/gms,
   ))
     add(`domain ${name}`, domain(type, check))
   for (const [, name = '', body = ''] of text.matchAll(
@@ -54,7 +54,7 @@ function addFunctions(text: string, add: Add): void {
 /** Columns, and the constraints that stand beside them. */
 function addColumn(table: string, line: string, add: Add): void {
   if (line.startsWith('--')) return
-  const [, key = '', columns = ''] = /^(primary key|unique) \((.*?)\)/.exec(line) ?? []
+  const [, key = '', columns = ''] = /^(primary key|unique|foreign key) \((.*?)\)/.exec(line) ?? []
   if (key !== '') {
     add(`${key} (${columns}) of ${table}`)
     return
