@@ -171,7 +171,7 @@ test('contract: uninstall says what is lost, is refused while members live, and 
     code: 1,
     stderr: `pg-membership: ${alive}\n`,
   })
-  const loss = '1 members alive, 1 clusters and 1 changes of the log'
+  const loss = '1 members alive, 1 clusters, 1 changes of the log and 0 nonces'
   const wrong = await uninstall('yes', '--force')
   expect(wrong).toMatchObject({ code: 1, stdout: '' })
   expect(wrong.stderr).toBe(
@@ -206,7 +206,7 @@ test('contract: uninstall takes members that are past their ttl for dead, and le
   const { code, stdout } = await pgMembership(['uninstall', '--yes', '--json', '--schema', other])
   expect({ code, found: JSON.parse(stdout) as unknown }).toEqual({
     code: 0,
-    found: { schema: other, version: 1, alive: 0, clusters: 0, events: 0, schemaIsGone: false },
+    found: { schema: other, version: 1, alive: 0, clusters: 0, events: 0, nonces: 0, schemaIsGone: false },
   })
   const { rows } = await admin.query(
     `select relname from pg_class where relnamespace = $1::regnamespace and relkind in ('r', 'v')

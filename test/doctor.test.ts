@@ -131,6 +131,11 @@ describe('contract: the doctor', () => {
       'alert schema-drift: the setting of function sweep_as_owner was changed',
     ],
     [
+      `alter table claims drop constraint claims_member_token_fkey,
+        add foreign key (member, token) references members (id, token) on delete restrict`,
+      'alert schema-drift: foreign key (member, token) of claims was changed',
+    ],
+    [
       'alter table members add check (length(cluster) < 9)',
       'note schema-extras: not of this package: check of members',
     ],

@@ -33,7 +33,7 @@ ${CONNECTION_HELP}`,
     }
     // The transaction ends before somebody is asked: nobody waits for a person.
     const found = await connected(args, (query) => lookedAt(query, args, schema))
-    const loss = `${String(found.alive)} members alive, ${String(found.clusters)} clusters and ${String(found.events)} changes of the log`
+    const loss = `${String(found.alive)} members alive, ${String(found.clusters)} clusters, ${String(found.events)} changes of the log and ${String(found.nonces)} nonces`
     if (!args.flag('yes') && ask !== undefined) {
       const question = `This removes schema ${JSON.stringify(schema)} for good: ${loss}.\nType its name to confirm: `
       if ((await ask(question)) !== schema) throw new Error('that is not its name: nothing is removed')
@@ -54,6 +54,8 @@ interface Found {
   readonly alive: number
   readonly clusters: number
   readonly events: number
+  /** The used ones, too: without them a value can be used again. */
+  readonly nonces: number
 }
 
 /** What is there. Throws if it must not be removed. */
@@ -71,16 +73,17 @@ async function lookedAt(query: Query, args: Arguments, schema: string, lock?: 'l
   }
   const [counted] = await query<Found>(
     `select (select count(*) from $$.members where heartbeat_at + ttl > clock_timestamp())::int as alive,
-      (select count(*) from $$.clusters)::int as clusters, (select count(*) from $$.events)::float8 as events`,
+      (select count(*) from $$.clusters)::int as clusters, (select count(*) from $$.events)::float8 as events,
+      (select count(*) from $$.nonces)::float8 as nonces`,
     [],
   )
-  const { alive = 0, clusters = 0, events = 0 } = counted ?? {}
+  const { alive = 0, clusters = 0, events = 0, nonces = 0 } = counted ?? {}
   if (alive > 0 && !args.flag('force')) {
     throw new Error(
       `${String(alive)} members are alive in schema ${JSON.stringify(schema)}: stop their processes first, or give --force`,
     )
   }
-  return { version, alive, clusters, events }
+  return { version, alive, clusters, events, nonces }
 }
 
 async function remove(query: Query, schema: string, version: number): Promise<void> {

@@ -57,9 +57,12 @@ const FOUND = `
   )], null, false
   from pg_type t join n on n.oid = t.typnamespace where t.typtype = 'd'
   union all
-  select case contype when 'p' then 'primary key' when 'u' then 'unique' when 'f' then 'foreign key' else 'exclusion' end
+  select case contype when 'p' then 'primary key' when 'u' then 'unique' else 'exclusion' end
     || ' (' || coalesce(columns, '') || ') of ' || relname, null, null, not convalidated
-  from k where contype in ('p', 'u', 'f', 'x')
+  from k where contype in ('p', 'u', 'x')
+  union all
+  select 'foreign key (' || columns || ') of ' || relname, array[pg_get_constraintdef(oid)], null, not convalidated
+  from k where contype = 'f'
   union all
   select 'check of ' || relname, array[pg_get_constraintdef(oid)], null, not convalidated from k where contype = 'c'
   order by 1`
@@ -74,6 +77,7 @@ async function foundIn(query: Query, schema: string): Promise<readonly Found[]> 
       function: () => source(definer === true, text),
       the: () => settingsOf((texts ?? []).map((setting) => named(setting, path))),
       view: () => viewWords(text),
+      foreign: () => viewWords(text),
       column: () => text,
       domain: () => domain(text, more),
       check: () => checkWords(text),

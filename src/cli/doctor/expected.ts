@@ -56,7 +56,7 @@ function addColumn(table: string, line: string, add: Add): void {
   if (line.startsWith('--')) return
   const [, key = '', columns = ''] = /^(primary key|unique|foreign key) \((.*?)\)/.exec(line) ?? []
   if (key !== '') {
-    add(`${key} (${columns}) of ${table}`)
+    add(`${key} (${columns}) of ${table}`, key === 'foreign key' ? viewWords(line) : '')
     return
   }
   const [, name = '', type = '', rest = ''] = /^(\w+) +("x"\.\w+|\w+)(.*)$/.exec(line) ?? []

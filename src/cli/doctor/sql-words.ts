@@ -13,9 +13,11 @@ function words(text: string): readonly string[] {
   return [...plain.matchAll(WORDS)].map(([word]) => (word.startsWith("'") ? word : word.toLowerCase()))
 }
 
-/** Of a view: all words in order, but for the names of its columns. */
+/** Of a view, or of a foreign key: all words in order, but for the names of columns and what is left out as well. */
 export function viewWords(text: string): string {
-  return words(text.replace(/\bas \w+/gi, '')).join(' ')
+  return words(text.replace(/\bas \w+/gi, ''))
+    .join(' ')
+    .replaceAll(' else null end', ' end')
 }
 
 /** Of a check: which words there are. PostgreSQL writes `between` and `in` in another way, and some more often. */
