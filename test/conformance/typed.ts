@@ -123,12 +123,13 @@ export function typedData(check: Declare): void {
     await view.createMembership({ data: { url: 'a', weight: 1 } }).register()
     const steps = [view.watchMembers(), view.watchChanges()] as const
     await bounded(steps[0].next(), 'the watcher yields')
-    const pending = [steps[0].next(), steps[1].next()]
+    // It may be told before that its own member has left.
+    const rest = async (iterator: AsyncIterableIterator<unknown>): Promise<void> => {
+      while ((await iterator.next()).done !== true) continue
+    }
+    const pending = [rest(steps[0]), rest(steps[1])]
     await bounded(view.close(), 'close')
-    expect((await bounded(Promise.all(pending), 'the watchers end')).map(({ done }) => done)).toEqual([
-      true,
-      true,
-    ])
+    await bounded(Promise.all(pending), 'the watchers end')
     expect(raw.status.mode).toBe('closed')
     expect(await fresh(observer)).toEqual([])
   })

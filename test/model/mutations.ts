@@ -180,8 +180,9 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     breaks: 'a fence does not hold the registration',
     file: SQL,
-    find: '  for key share;\n',
-    replace: '  ;\n',
+    find: 'where m.id = member and m.token = registration and m.heartbeat_at + m.ttl > clock_timestamp()\n  for key share;\n',
+    replace:
+      'where m.id = member and m.token = registration and m.heartbeat_at + m.ttl > clock_timestamp();\n',
     promises: [13, 16],
   },
 ]
