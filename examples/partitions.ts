@@ -6,10 +6,10 @@
  * Start it several times and stop one with Ctrl-C, kill -9 or kill -STOP: the others take its partitions over. Which
  * member should have a partition is computed from the members. That a partition never has two is up to the claims.
  */
-import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Member, migrate, PostgresCluster } from 'pg-membership'
+import { migrate, PostgresCluster } from 'pg-membership'
 import { Claims } from 'pg-membership/claims'
+import { Router } from 'pg-membership/routing'
 
 const connection = process.env.DATABASE_URL ?? 'postgres://localhost/postgres'
 await migrate({ connection })
@@ -23,16 +23,11 @@ const membership = cluster.createMembership({ data: `process ${process.pid}` })
 await membership.register()
 const claims = new Claims({ cluster, membership })
 
-/** The highest score has the partition: if a member leaves, only its partitions move. */
-function ownerOf(partition: string, members: readonly Member[]): Member | undefined {
-  const score = ({ id }: Member): string => createHash('sha256').update(`${id} ${partition}`).digest('hex')
-  return members.toSorted((a, b) => (score(a) < score(b) ? 1 : -1))[0]
-}
+const router = new Router(cluster) // if a member leaves, only its partitions move
 
 let told = ''
 while (!stopping.signal.aborted) {
-  const members = await cluster.getMembers() // from the cache: costs nothing
-  const mine = PARTITIONS.filter((partition) => ownerOf(partition, members)?.id === membership.id)
+  const mine = PARTITIONS.filter((partition) => router.owner(partition)?.id === membership.id)
   const leaving = [...claims.held].filter((partition) => !mine.includes(partition))
   const missing = mine.filter((partition) => !claims.held.has(partition))
   try {

@@ -13,11 +13,12 @@ import { pgMembership } from '../support/command-line.js'
 import { adminClient, databaseUrl, uniqueName } from '../support/database.js'
 import { joined, openCluster } from '../support/opened.js'
 import { drawSettings, possibleSettings, type Setting, setting, shown } from '../support/settings.js'
+import { size } from '../support/size.js'
 import { until } from '../support/until.js'
 import { PostgresHarness } from './postgres-harness.js'
 import { CHECKS, conformance } from './suite.js'
 
-const draws = Number(process.env.DRAWS ?? 3)
+const draws = Number(process.env.DRAWS ?? size(6, 2))
 const seed = Number(process.env.SEED ?? (process.env.DRAWS === undefined ? 1 : Date.now() % 2 ** 32))
 const ENCODINGS = ['UTF8', 'LATIN1', 'SQL_ASCII'] as const
 type Encoding = (typeof ENCODINGS)[number]
