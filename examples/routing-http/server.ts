@@ -7,6 +7,7 @@ import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Cluster } from 'pg-membership'
 import { Router } from 'pg-membership/routing'
 import type { TypedMembership } from 'pg-membership/typed'
@@ -17,6 +18,8 @@ const FORWARDED_BY = 'x-forwarded-by'
 const EJECT_MS = 2_000
 const FORWARD_TIMEOUT_MS = 5_000
 const STOP_TIMEOUT_MS = 2_000
+/** Others hear of it within milliseconds. What they sent before that is still on its way. */
+const GRACE_MS = 500
 
 export interface Answer {
   readonly status: number
@@ -64,6 +67,8 @@ export class RoutingServer {
     const signal = AbortSignal.timeout(STOP_TIMEOUT_MS)
     await this.membership.setData({ url: this.url, weight: 0 }, { signal }).catch(() => undefined)
     await this.membership.deregister({ signal }).catch(() => undefined)
+    // Who had found this process just before may still send something.
+    await sleep(GRACE_MS)
     const closed = once(this.#server, 'close')
     this.#server.close()
     this.#server.closeIdleConnections()
