@@ -1,10 +1,9 @@
 /** The statements of claims. The rules are in schema/claims.sql. */
-import { Kysely, PostgresDialect, type RawBuilder, sql } from 'kysely'
+import { type Kysely, type RawBuilder, sql } from 'kysely'
 import type { QueryClient } from '../api/query-client.js'
 import type { Registration } from '../api/registration.js'
 import { fence } from '../engine/membership/fence-client.js'
 import type { ClaimsPort } from '../kit/ports.js'
-import type { SingleConnection } from './connection/single-connection.js'
 import { answerIfCurrent, answerOf } from './errors.js'
 import { array } from './fragments.js'
 import { quoteIdentifier } from './identifier.js'
@@ -15,8 +14,8 @@ export class PostgresClaims implements ClaimsPort {
   readonly #schema: string
   readonly #cluster: string
 
-  constructor(writes: SingleConnection, schema: string, cluster: string) {
-    this.#writes = new Kysely({ dialect: new PostgresDialect({ pool: writes }) })
+  constructor(writes: Kysely<unknown>, schema: string, cluster: string) {
+    this.#writes = writes
     this.#schema = schema
     this.#cluster = cluster
   }

@@ -81,8 +81,8 @@ export class PostgresCluster extends ClusterCore {
     super({
       name,
       store,
-      claims: new PostgresClaims(connections.writes, schema, name),
-      nonces: new PostgresNonces(connections.writes, schema, name),
+      claims: new PostgresClaims(store.writes, schema, name),
+      nonces: new PostgresNonces(store.writes, schema, name),
       timing: times,
       logger,
       onSurprise: () => connections.listener?.doubt(),

@@ -48,7 +48,8 @@ export class PostgresStore implements Store {
   readonly #heartbeats: Kysely<unknown>
   readonly #pages: Pages
   readonly #log: Log
-  readonly #writes: Kysely<unknown>
+  /** For claims and nonces, too. */
+  readonly writes: Kysely<unknown>
   readonly #shared: SharedStatements
   readonly #connections: SharedConnections
   readonly #cluster: string
@@ -64,7 +65,7 @@ export class PostgresStore implements Store {
     this.#heartbeats = new Kysely({ dialect: new PostgresDialect({ pool: connections.heartbeats }) })
     this.#pages = new Pages(this.#heartbeats, schema, cluster)
     this.#log = new Log(this.#heartbeats, schema, cluster)
-    this.#writes = new Kysely({ dialect: new PostgresDialect({ pool: connections.writes }) })
+    this.writes = new Kysely({ dialect: new PostgresDialect({ pool: connections.writes }) })
   }
 
   /** The channel of hints; only the database computes its name. */
@@ -112,7 +113,7 @@ export class PostgresStore implements Store {
     const { ttlMs, crashGraceMs } = this.#timing
     const { writes, session } = this.#connections
     const { rows } = await answerOf(
-      this.#writes.connection().execute((db) =>
+      this.writes.connection().execute((db) =>
         sql<RegisterRow>`
       -- register
       select id, token, ${timeColumn(sql.ref('registered_at'))}, revision, stamp, previous_stamp,
@@ -160,7 +161,7 @@ export class PostgresStore implements Store {
       from ${this.#name('set_data')}(
         ${this.#cluster}, ${ids(wanted)}, ${tokens(wanted)}, ${contents(wanted)}
       ) s (pending, changed, times, revision, stamp, previous_stamp)
-      left join unnest(changed, times) change (id, registered) on true`.execute(this.#writes),
+      left join unnest(changed, times) change (id, registered) on true`.execute(this.writes),
     )
     const byId = new Map(wanted.map((one) => [one.id, one]))
     return {
@@ -192,7 +193,7 @@ export class PostgresStore implements Store {
         revision, stamp, previous_stamp, ${SERVER_MS} as server_ms
       from ${this.#name('deregister')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)}
-      )`.execute(this.#writes),
+      )`.execute(this.writes),
     )
     const row = one(rows)
     this.#connections.writes.heardClock(Number(row.server_ms))
@@ -227,7 +228,7 @@ export class PostgresStore implements Store {
       }>`
       -- sweep
       select wait_ms, removed, to_json(obstacles) as obstacles, ${SERVER_MS} as server_ms
-      from ${this.#name('sweep')}(${this.#cluster})`.execute(this.#writes),
+      from ${this.#name('sweep')}(${this.#cluster})`.execute(this.writes),
     )
     const { wait_ms, removed, obstacles, server_ms } = one(rows)
     this.#connections.writes.heardClock(Number(server_ms))
