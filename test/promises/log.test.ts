@@ -190,10 +190,12 @@ test('promise 4: under any concurrency of functions and hand-typed statements th
   // Duplicates of one attempt, and the deadlocks of transactions that lock as they please: try again.
   for (const code of codes) expect(['23505', '40P01', '55P03'], `${String(code)} ${hint}`).toContain(code)
   expect(whole, `at every moment the log ended where the cluster was ${hint}`).toBe(true)
-  // How many of the statements change something is chance.
+  // Which of the statements change something, and where, is chance: a cluster may see none of it.
+  let changes = 0
   for (const cluster of clusters) {
-    expect((await expectWholeLog(admin, schema, cluster, hint)).length, hint).toBeGreaterThan(0)
+    changes += (await expectWholeLog(admin, schema, cluster, hint)).length
   }
+  expect(changes, hint).toBeGreaterThan(0)
 }, 60_000)
 
 test('promise 4: of twenty attempts to register one id at once, one makes a registration that all find', async () => {
