@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { freshSchema, uniqueName } from './support/database.js'
 import { eventsOf, expectWholeLog, silence, storyOf, tableOf, typeMembers } from './support/event-log.js'
+import { pidOf, whenBlocked } from './support/locks.js'
 import { joined, openAdmin, openCluster } from './support/opened.js'
 import { codeOf } from './support/roles.js'
 import { until } from './support/until.js'
@@ -112,16 +113,9 @@ describe('promise 4: a cluster', () => {
     await admin.query(`delete from ${members} where cluster = $1`, [cluster])
     await other.query('begin')
     await typeMembers(other, schema, cluster, ['two'])
+    const pid = await pidOf(admin)
     const dropped = codeOf(admin, `select ${schema}.drop_cluster($1)`, [cluster])
-    await until(
-      async () => {
-        const { rowCount } = await other.query(
-          `select from pg_locks where not granted and pid <> pg_backend_pid() and locktype = 'transactionid'`,
-        )
-        return rowCount
-      },
-      { message: 'the drop waits' },
-    )
+    await whenBlocked(other, pid)
     await other.query('commit')
     expect(await dropped).toBe('55006')
     await expectWholeLog(admin, schema, cluster)

@@ -4,6 +4,7 @@ import type { PostgresCluster, PostgresClusterOptions } from 'pg-membership'
 import { expect, onTestFinished, test } from 'vitest'
 import { type AdminClient, databaseUrl, freshSchema, uniqueName } from './support/database.js'
 import { eventsOf, silence } from './support/event-log.js'
+import { pidOf, whenBlocked } from './support/locks.js'
 import { joined, openAdmin, openCluster, openProxy } from './support/opened.js'
 import { size } from './support/size.js'
 import { until } from './support/until.js'
@@ -50,24 +51,6 @@ async function remove(admin: AdminClient, { id }: Registered): Promise<void> {
   await admin.query(`delete from ${schema}.members where id = $1`, [id])
 }
 
-/** Resolves when this client's statement waits for a lock. */
-async function waitsForLock(admin: AdminClient, pid: number): Promise<void> {
-  await until(
-    async () => {
-      const { rowCount } = await admin.query(
-        `select from pg_stat_activity where pid = $1 and wait_event_type = 'Lock'`,
-        [pid],
-      )
-      return rowCount === 1
-    },
-    { message: `backend ${pid} waits for a lock` },
-  )
-}
-
-async function pidOf(client: AdminClient): Promise<number> {
-  return (await client.query<{ pid: number }>('select pg_backend_pid() as pid')).rows[0]?.pid ?? 0
-}
-
 test('promise 13: a deregister by others leaves a fenced registration alone, and does not wait for long', async () => {
   const member = await registered()
   const [fencing, other] = [await openAdmin(), await openAdmin()]
@@ -91,7 +74,7 @@ test('promise 13: a removal that waited for a fenced transaction happens after i
   await fence(fencing, member)
   const pid = await pidOf(other)
   const removed = remove(other, member)
-  await waitsForLock(late, pid)
+  await whenBlocked(late, pid)
   await fencing.query('commit')
   await removed
   await late.query('begin')
@@ -108,7 +91,7 @@ test('promise 13: a fence that waited for a removal under way is refused when th
   await remove(removing, member)
   await fencing.query('begin')
   const refused = expect(fence(fencing, member)).rejects.toMatchObject({ code: 'MB001' })
-  await waitsForLock(admin, pid)
+  await whenBlocked(admin, pid)
   await removing.query('commit')
   await refused
 })

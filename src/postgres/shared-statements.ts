@@ -48,7 +48,7 @@ export class SharedStatements {
     this.#schema = schema
     this.#connection = connection
     this.#session = session
-    const kysely = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: connection }) })
+    const kysely = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: connection.forHeartbeats }) })
     const shared = {
       connection: (use: (db: Kysely<unknown>) => Promise<void>) => kysely.connection().execute(use),
       mayConcernOne: (error: unknown) => permanentError(error) !== undefined,

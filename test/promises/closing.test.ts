@@ -3,6 +3,7 @@ import { afterAll, expect, test } from 'vitest'
 import { type AdminClient, uniqueName } from '../support/database.js'
 import { expectWholeLog, tableOf } from '../support/event-log.js'
 import { freePort } from '../support/free-port.js'
+import { whenCallBlocked } from '../support/locks.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { startPostgres } from '../support/postgres-server.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'
@@ -108,11 +109,7 @@ const situations: Record<string, (its: Scene) => Promise<() => Promise<unknown>>
     await its.locking.query('begin')
     await its.locking.query(`select from ${schema}.clusters where name = $1 for update`, [its.name])
     its.worker.ask('join', {}).catch(() => undefined)
-    await until(
-      async () =>
-        (await its.admin.query(`select from pg_stat_activity where wait_event_type = 'Lock'`)).rowCount,
-      { message: 'it waits' },
-    )
+    await whenCallBlocked(its.admin, schema, 'register')
     // It is not the end of the lock that frees its backends.
     return noBackend
   },

@@ -11,6 +11,7 @@ import {
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { type AdminClient, uniqueName } from '../support/database.js'
 import { expectWholeLog, silence, storyOf, tableOf, typeMembers } from '../support/event-log.js'
+import { pidOf, whenBlocked } from '../support/locks.js'
 import { joined, openAdmin, openCluster } from '../support/opened.js'
 import { codeOf, startRoles } from '../support/roles.js'
 import { until } from '../support/until.js'
@@ -173,15 +174,11 @@ describe('promise 8: a member that was evicted', () => {
       await admin.query(`select deregister($1, array[$2::uuid], '{1}')`, [name, id])
       const late = await openAdmin()
       await late.query(`begin isolation level ${isolation}`)
-      const { rows } = await late.query<{ pid: number }>('select pg_backend_pid() as pid')
+      const pid = await pidOf(late)
       await operator.query('begin')
       await call('evict', name, id, 'why')
       const outcome = register(late, name, id).catch((error: unknown) => (error as { code?: string }).code)
-      await until(
-        async () =>
-          (await admin.query('select where cardinality(pg_blocking_pids($1)) > 0', [rows[0]?.pid])).rowCount,
-        { message: 'the attempt waits' },
-      )
+      await whenBlocked(admin, pid)
       await operator.query('commit')
       expect(await outcome).toBe('40001')
       await late.query('rollback')

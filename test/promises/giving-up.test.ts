@@ -3,6 +3,7 @@ import { expect, test } from 'vitest'
 import { Chance } from '../support/chance.js'
 import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { expectWholeLog, tableOf } from '../support/event-log.js'
+import { isCallBlocked, pidOf, whenBlocked, whenCallBlocked } from '../support/locks.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import type { TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
@@ -40,15 +41,6 @@ function loseAnswer({ proxy }: Scene): Promise<void> {
   return proxy.cutOnce({ direction: 'toClient', afterBytes: 0, when })
 }
 
-/** Whether a registration waits for a lock in the database. */
-async function waitsForLock(admin: AdminClient): Promise<boolean> {
-  const { rowCount } = await admin.query(
-    `select from pg_stat_activity where wait_event_type = 'Lock' and query like $1`,
-    [`%"${schema}"."register"(%`],
-  )
-  return rowCount === 1
-}
-
 /** Takes the cluster's lock as soon as the member is gone, and calls back while the return waits for it. */
 async function whileTheReturnWaits(
   its: Scene,
@@ -59,17 +51,13 @@ async function whileTheReturnWaits(
   const remover = await openAdmin()
   await remover.query('begin')
   await remover.query(`delete from ${schema}.members where id = $1`, [membership.id])
+  const pid = await pidOf(locking)
   await locking.query('begin')
   const locked = locking.query(`select from ${schema}.clusters where name = $1 for update`, [name])
-  await until(
-    async () =>
-      (await admin.query(`select from pg_locks where not granted and pid <> pg_backend_pid()`)).rowCount !==
-      0,
-    { message: 'the lock is next' },
-  )
+  await whenBlocked(admin, pid)
   await remover.query('commit')
   await locked
-  await until(() => waitsForLock(admin), { message: 'the return waits' })
+  await whenCallBlocked(admin, schema, 'register')
   await callback()
 }
 
@@ -199,12 +187,12 @@ test('promise 8: a registration that was given up while its statement was lost o
     await locking.query(`select from ${schema}.clusters where name = $1 for update`, [name])
     const ghost = cluster.createMembership({ data: 'ghost' })
     ghost.register().catch(() => undefined)
-    await until(() => waitsForLock(admin), { message: 'the statement waits' })
+    await whenCallBlocked(admin, schema, 'register')
     proxy.reset()
     await ghost.deregister()
     expect(cluster.snapshot?.get(ghost.id)).toBeUndefined()
     // The server notices within a second that its client is gone, and has not yet.
-    expect(await waitsForLock(admin)).toBe(true)
+    expect(await isCallBlocked(admin, schema, 'register')).toBe(true)
     const { revision } = await tableOf(admin, schema, name)
     await locking.query('commit')
     await until(async () => (await tableOf(admin, schema, name)).revision === revision + 2, {

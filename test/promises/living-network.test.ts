@@ -1,8 +1,8 @@
 import { afterAll, expect, test } from 'vitest'
-import { type AdminClient, databaseUrl, freshSchema } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { storyOf, tableOf } from '../support/event-log.js'
 import { elapsed, startFleet, sweptAfter, TTL_MS, watchOver } from '../support/fleet.js'
-import { openAdmin } from '../support/opened.js'
+import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { startProxy, type TcpProxy } from '../support/tcp-proxy.js'
 import { until } from '../support/until.js'
 import { sends } from '../support/wire.js'
@@ -138,4 +138,31 @@ test('promise 7: after all connections were lost, the first statement on the nex
   const sent = await until(() => sentUntilHeartbeat, { message: 'a heartbeat' })
   expect(sends('changes')({ sent }), 'a refresh came first').toBe(false)
   await watch.expectUnharmed(admin)
+})
+
+test('promise 7: on a new connection a heartbeat goes before reads that were asked for sooner', async () => {
+  const proxy = await openProxy()
+  const living = openCluster({
+    schema,
+    name: uniqueName(),
+    connection: proxy.throughIt,
+    listenConnection: false,
+  })
+  await joined(living)
+  const readers = [1, 2, 3].map(() =>
+    openCluster({ schema, name: uniqueName(), connection: living.connections }),
+  )
+  for (const reader of readers) await reader.getMembers()
+  for (let n = 0; n < 3; n++) {
+    proxy.freeze({ direction: 'toClient' })
+    const readings = readers.map((reader) => reader.getMembers({ fresh: true }))
+    proxy.reset()
+    const sent = proxy.record({ direction: 'toServer', when: () => true })
+    proxy.thaw()
+    await Promise.all(readings)
+    const text = Buffer.concat(sent).toString('latin1')
+    const order = [...text.matchAll(/-- (heartbeat|changes)\n/g)].map(([, statement]) => statement)
+    expect(order[0], order.join()).toBe('heartbeat')
+    expect(order).toContain('changes')
+  }
 })

@@ -79,7 +79,7 @@ function canRun(binaries: string, account: Account | undefined): boolean {
   return spawnSync(join(binaries, 'bin', 'initdb'), ['--version'], { ...account, cwd: '/' }).status === 0
 }
 
-function run(command: string, args: string[]): void {
+export function run(command: string, args: string[]): void {
   const { status, stderr, error } = spawnSync(command, args, { encoding: 'utf8' })
   if (status !== 0) throw new Error(`${command} failed: ${stderr}`, { cause: error })
 }

@@ -6,11 +6,10 @@
  */
 import { type ChildProcess, spawn, type StdioOptions } from 'node:child_process'
 import { appendFileSync, chownSync, closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
-import { cp } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from './free-port.js'
-import { giveTo, installedBinaries, NOBODY, runnableBinaries } from './postgres-binaries.js'
+import { giveTo, installedBinaries, NOBODY, run, runnableBinaries } from './postgres-binaries.js'
 import { end, exit, isRunning, Watchdog } from './watchdog.js'
 
 export interface PostgresOptions {
@@ -21,7 +20,7 @@ export interface PostgresOptions {
   /** A directory with bin/, lib/ and share/ of another PostgreSQL; default the one that npm installed. */
   readonly binaries?: string
   /** Fills the data directory, which is there and empty. Default: as TEST_DATA_DIRECTORY is, else by initdb. */
-  readonly fill?: (dataDirectory: string) => Promise<void>
+  readonly fill?: (dataDirectory: string) => void | Promise<void>
 }
 
 /** fast: disconnects everybody and shuts down cleanly. immediate: as after a crash. kill: SIGKILL. */
@@ -205,7 +204,8 @@ class EmbeddedPostgres implements PostgresServer {
 function copyOfMade(binaries: string | undefined): PostgresOptions['fill'] {
   const made = process.env.TEST_DATA_DIRECTORY
   if (made === undefined || binaries !== undefined) return undefined
-  return (directory) => cp(made, directory, { recursive: true })
+  // Node's own takes eight times as long.
+  return (directory) => run('cp', ['-R', `${made}/.`, directory])
 }
 
 function read(file: string): string {

@@ -8,8 +8,10 @@
  * Attempts to connect keep a pace, however many callers wait: a database that comes back must not get a flood of them.
  * After a failed attempt, the next one waits for a backoff, and the callers that waited for the failed one get its
  * error.
+ *
+ * Callers get their turns in the order in which they asked, but heartbeats get theirs before all others.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import type { PostgresPool, PostgresPoolClient } from 'kysely'
 import pg from 'pg'
 import { ClosedError } from '../../api/errors.js'
@@ -38,6 +40,12 @@ export interface SingleConnectionOptions {
   readonly onLost?: () => void
 }
 
+/** A caller that waits for its turn. */
+interface Waiting {
+  readonly resolve: (turn: PostgresPoolClient) => void
+  readonly reject: (error: unknown) => void
+}
+
 interface Open extends Greeted {
   readonly client: pg.Client
   readonly socket: ClientConfig
@@ -58,8 +66,10 @@ export class SingleConnection implements PostgresPool {
   #open: Open | undefined
   #server: string | undefined
   #opening: ClientConfig | undefined
-  /** Resolves when the last turn that was asked for is over. */
-  #lastTurn: Promise<void> = Promise.resolve()
+  readonly #heartbeats: Waiting[] = []
+  readonly #others: Waiting[] = []
+  /** Resolves when nobody waits for a turn, and the last one is over; undefined: so it is. */
+  #serving: Promise<void> | undefined
   #failure: Failure | undefined
   #failures = 0
   /** How many attempts to connect in a row took longer than their time limit. */
@@ -126,26 +136,14 @@ export class SingleConnection implements PostgresPool {
   }
 
   /** Waits for a turn on the connection; the caller must release it. Kysely gives the name. */
-  async connect(): Promise<PostgresPoolClient> {
-    const before = this.#lastTurn
-    const failure = this.#failure
-    let release = (): void => undefined
-    this.#lastTurn = new Promise((resolve) => (release = resolve))
-    await before
-    clearTimeout(this.#idleTimer)
-    try {
-      const open = (this.#open ??= await this.#reach(failure))
-      return {
-        query: this.#query.bind(this, open) as PostgresPoolClient['query'],
-        release: () => {
-          this.#startIdling()
-          release()
-        },
-      }
-    } catch (error) {
-      release()
-      throw error
-    }
+  connect(): Promise<PostgresPoolClient> {
+    return this.#turn(this.#others)
+  }
+
+  /** The same connection, for heartbeats: their turns come before all others that wait. */
+  readonly forHeartbeats: PostgresPool = {
+    connect: () => this.#turn(this.#heartbeats),
+    end: () => this.end(),
   }
 
   /** For Kysely, which must not end a connection that others share. */
@@ -158,15 +156,40 @@ export class SingleConnection implements PostgresPool {
     const endMs = monotonicMs() + deadlineMs
     this.#closing.abort()
     clearTimeout(this.#idleTimer)
-    await within(deadlineMs, this.#lastTurn, 'closing').catch(() => undefined)
+    if (this.#serving !== undefined) {
+      await within(deadlineMs, this.#serving, 'closing').catch(() => undefined)
+    }
     this.#abandoned.abort()
     this.#opening?.destroy()
     if (this.#open !== undefined) await farewell(this.#open, endMs - monotonicMs())
   }
 
-  /** `old`: the failure that was there when the caller began to wait for its turn. A newer one is thrown. */
-  async #reach(old: Failure | undefined): Promise<Open> {
-    if (this.#failure !== undefined && this.#failure !== old) throw this.#failure.error
+  #turn(waiting: Waiting[]): Promise<PostgresPoolClient> {
+    return new Promise((resolve, reject) => {
+      waiting.push({ resolve, reject })
+      this.#serving ??= this.#serve()
+    })
+  }
+
+  /** Gives the turns, one after another, until nobody waits. */
+  async #serve(): Promise<void> {
+    while (this.#heartbeats.length + this.#others.length > 0) {
+      clearTimeout(this.#idleTimer)
+      try {
+        this.#open ??= await this.#reach()
+      } catch (error) {
+        for (const { reject } of [...this.#heartbeats.splice(0), ...this.#others.splice(0)]) reject(error)
+        continue
+      }
+      const query = this.#query.bind(this, this.#open) as PostgresPoolClient['query']
+      const next = this.#heartbeats.shift() ?? this.#others.shift()
+      await new Promise<void>((release) => next?.resolve({ query, release }))
+      this.#startIdling()
+    }
+    this.#serving = undefined
+  }
+
+  async #reach(): Promise<Open> {
     try {
       await this.#options.before?.()
     } catch (error) {
@@ -187,6 +210,8 @@ export class SingleConnection implements PostgresPool {
       const before = this.#server
       this.#server = open.server
       this.#options.onServer?.(open.server, before)
+      // The heartbeats that this causes are asked for before the first turn is given.
+      await setImmediate()
       return open
     } catch (error) {
       this.#failures += 1
