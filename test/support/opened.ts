@@ -34,7 +34,7 @@ export async function joined(cluster: PostgresCluster, options?: MembershipOptio
 
 export async function openAdmin(url?: string): Promise<AdminClient> {
   const admin = await adminClient(url)
-  onTestFinished(() => admin.end())
+  onTestFinished(() => admin[Symbol.asyncDispose]())
   return admin
 }
 
