@@ -3,7 +3,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import type { Membership } from 'pg-membership'
 import { expect, test } from 'vitest'
-import { type AdminClient, freshSchema, uniqueName } from '../support/database.js'
+import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { until } from '../support/until.js'
@@ -74,7 +74,7 @@ test('promise 11: clusters that share connections sweep and beat together', asyn
 test('promise 11: a process has three connections, two when it is idle, and none when it is closed; all carry one name', async () => {
   const admin = await openAdmin()
   const before = await sessionsNow(admin)
-  const first = openCluster({ schema, name: uniqueName() })
+  const first = openCluster({ schema, name: uniqueName(), connection: databaseUrl() })
   const clusters = [first]
   for (let n = 0; n < 4; n++) {
     clusters.push(openCluster({ schema, name: uniqueName(), connection: first.connections }))
