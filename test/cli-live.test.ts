@@ -65,7 +65,8 @@ describe('contract: members --watch', () => {
       await joined(name),
       await joined(name),
     ]
-    await until(() => last().includes('more lines') && json.lines().length > 1, { message: 'the change' })
+    const newest = () => (JSON.parse(json.lines().at(-1) ?? '[]') as unknown[]).length
+    await until(() => last().includes('more lines') && newest() === 7, { message: 'the changes' })
     await until(() => others().every((text) => more.every((id) => text.includes(id))), { message: 'it, too' })
     // Eight lines: the title, the head, five of the seven members, and how many more there are.
     expect(last().split('\r\n')).toHaveLength(TERMINAL.rows)
@@ -201,6 +202,29 @@ describe('contract: watch', () => {
     expect(stderr).toMatch(
       /^pg-membership: cannot reach the database: .*: trying again\n.*is reached again\n$/,
     )
+  })
+
+  test('goes on if the connection is lost in its first look, when it may have printed something', async () => {
+    const name = uniqueName()
+    await joined(name)
+    await using proxy = await startProxy(roles.urlOf('reader'))
+    const lost = proxy.cutOnce({
+      direction: 'toServer',
+      afterBytes: 0,
+      // The last question of the first look: is there such a cluster?
+      when: ({ sent }) => sent.includes('order by name limit 20'),
+    })
+    const watching = follow(['watch', name, '--since', '0.'], {
+      DATABASE_URL: proxy.url(roles.urlOf('reader')),
+    })
+    await lost
+    await joined(name)
+    await until(() => watching.lines().length === 2, { message: 'what came after it' })
+    const { code, stderr } = await watching.end()
+    expect({ code, stderr }).toEqual({
+      code: 0,
+      stderr: expect.stringMatching(/cannot reach .*: trying again\n.* is reached again\n$/) as string,
+    })
   })
 
   test('says what to do where the log does not go on from the cursor: exit code 1', async () => {

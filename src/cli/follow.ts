@@ -20,8 +20,8 @@ export interface Following {
 }
 
 /**
- * Ends normally at Ctrl-C, at SIGTERM, and when nobody reads any more. Rejects if the first look fails, or when no
- * later one can succeed.
+ * Ends normally at Ctrl-C, at SIGTERM, and when nobody reads any more. Rejects if the database does not answer at
+ * first, or when no later look can succeed.
  */
 export async function follow(args: Arguments, { look, onTrouble = tell(args) }: Following): Promise<void> {
   const ended = new AbortController()
@@ -36,11 +36,13 @@ export async function follow(args: Arguments, { look, onTrouble = tell(args) }: 
   const isOver = new Promise<void>((resolve) => onAbort(ended.signal, resolve))
   const reached = { once: false }
   let trouble: string | undefined
-  // Once it has shown something, it goes on.
-  const lookOnce = async (query: Query): Promise<void> => {
-    await look(query)
-    reached.once = true
-  }
+  // From the first answer on, it goes on: a look may have printed something before it failed.
+  const lookOnce = (query: Query): Promise<void> =>
+    look(async <T extends object>(text: string, values: readonly unknown[]) => {
+      const rows = await query<T>(text, values)
+      reached.once = true
+      return rows
+    })
   try {
     while (!ended.signal.aborted) {
       try {
