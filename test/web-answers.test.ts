@@ -93,6 +93,18 @@ test('contract: changes are told newest first, up to a time, also what somebody 
   ])
 })
 
+test('contract: of who was evicted it is told by whom, and why', async () => {
+  const by = { role: 'ops', note: 'a bad build' }
+  const { cluster } = await past([
+    { data: 'bad', joinedAgoMs: 9 * MINUTE, leftAgoMs: 4 * MINUTE, reason: 'removed', by },
+  ])
+  const { changes } = await ask<Changes>('changes', { cluster })
+  expect(changes).toMatchObject([
+    { kind: 'left', by_role: 'ops', note: 'a bad build' },
+    { kind: 'joined', note: null },
+  ])
+})
+
 test('contract: lists carry the beginning of data, and all of it is told when asked', async () => {
   const data = `</script><img src=x onerror=alert(1)>\u0000\u202e${'💥'.repeat(100_000)}`
   const id = randomUUID()

@@ -1,5 +1,6 @@
-/** What changed, newest first, and why. */
-import { inOneLine } from '../src/cli/visible.js'
+/** What changed, newest first, why, and by whom where that is not the process itself. */
+import { doneBy } from '../src/cli/done-by.js'
+import { inOneLine, visible } from '../src/cli/visible.js'
 import type { ChangeRow, Changes } from '../src/web/answers.js'
 import { Preview } from './data.js'
 import { shortId } from './member-table.js'
@@ -58,6 +59,7 @@ function Change({
   readonly nowMs: number
   readonly withCluster: boolean
 }) {
+  const by = doneBy(row)
   return (
     <li>
       <Moment ms={row.atMs} nowMs={nowMs} />
@@ -74,6 +76,7 @@ function Change({
         {withCluster && <span class="muted">{inOneLine(row.cluster)} </span>}
         {row.data !== null && <Preview text={row.data} isCut={row.isCut} />}
       </span>
+      {by !== '' && <span class="by">{visible(by)}</span>}
     </li>
   )
 }

@@ -62,7 +62,7 @@ export function indented(text: string): Token[] {
       depth += 1
       if (next !== '}' && next !== ']') newLine()
     } else if (token.text === '}' || token.text === ']') {
-      depth -= 1
+      depth = Math.max(0, depth - 1)
       if (!isEmpty) newLine()
       out.push(token)
     } else if (token.text === ',') {

@@ -2,7 +2,8 @@ import type { Query } from '../postgres/query.js'
 import { type Arguments, type Moment, moment, UsageError, uuid } from './arguments.js'
 import { type Command, CONNECTION_HELP, type Outcome } from './command.js'
 import { noSuchCluster, reading } from './database.js'
-import { type Column, doneBy, duration, table, time } from './table.js'
+import { doneBy } from './done-by.js'
+import { type Column, duration, table, time } from './table.js'
 import { type Stay, timeline } from './timeline.js'
 
 const DEFAULT_LIMIT = 50

@@ -62,16 +62,6 @@ function two(s: number, large: number, largeUnit: string, small: number, smallUn
   return `${String(Math.floor(s / large))}${largeUnit}${rest === 0 ? '' : ` ${String(rest)}${smallUnit}`}`
 }
 
-/** Who did it, and why, where that says something: of what the processes do by themselves it does not. */
-export function doneBy(change: {
-  readonly reason: string | null
-  readonly by_role: string | null
-  readonly note: string | null
-}): string {
-  if (change.note !== null) return `${change.by_role ?? '?'}: ${change.note}`
-  return change.reason === 'removed' ? (change.by_role ?? '') : ''
-}
-
 /** UTC, to the second. */
 export function time(date: Date): string {
   return date.toISOString().replace('T', ' ').replace(/\.\d+/, '')

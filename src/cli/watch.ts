@@ -5,7 +5,8 @@ import { type Colour, paint } from './colours.js'
 import { type Command, CONNECTION_HELP } from './command.js'
 import { noSuchCluster } from './database.js'
 import { follow } from './follow.js'
-import { doneBy, time } from './table.js'
+import { doneBy } from './done-by.js'
+import { time } from './table.js'
 import { inOneLine, visible } from './visible.js'
 
 const COLOURS: Readonly<Record<Change['kind'], Colour>> = { joined: 'green', updated: 'yellow', left: 'red' }

@@ -101,6 +101,9 @@ export interface ChangeRow {
   readonly data: string | null
   /** It goes on. */
   readonly isCut: boolean
+  readonly by_role: string
+  /** Why, of who evicted it. */
+  readonly note: string | null
 }
 
 export interface Changes extends Answer {

@@ -201,14 +201,15 @@ export async function timeline(
 const CHANGES = `
   with ${ASKED}
   select cluster, revision::float8 as revision, ${ms('at')} as "atMs", kind, reason, member as id,
-    token::float8 as token, left(data, ${PREVIEW}) as data, coalesce(length(data) > ${PREVIEW}, false) as "isCut"
+    token::float8 as token, left(data, ${PREVIEW}) as data, coalesce(length(data) > ${PREVIEW}, false) as "isCut",
+    by_role, note
   from (
     select h.*, case when h.kind = 'left' then $$.data_at(h.cluster, h.member, h.token, h.at) else (
       select d.data from $$.changes d where d.cluster = h.cluster and d.revision = h.revision
     ) end as data
     from (
       select h.* from asked c cross join lateral (
-        select h.cluster, h.revision, h.at, h.kind, h.reason, h.member, h.token from $$.changes h
+        select h.cluster, h.revision, h.at, h.kind, h.reason, h.member, h.token, h.by_role, h.note from $$.changes h
         where h.cluster = c.name and h.at <= coalesce(to_timestamp($2::float8 / 1000), 'infinity')
         order by h.at desc, h.revision desc limit $3::bigint
       ) h order by h.at desc, h.cluster, h.revision desc limit $3

@@ -10,6 +10,8 @@ export interface PastStay {
   /** Default: it is still there. */
   readonly leftAgoMs?: number
   readonly reason?: 'deregistered' | 'expired' | 'crashed' | 'removed' | 'superseded'
+  /** By whom it was removed, and why; default: by who writes this, without a note. */
+  readonly by?: { readonly role: string; readonly note: string }
   readonly updates?: readonly { readonly agoMs: number; readonly data: string }[]
   /** The age of its last heartbeat; default 0. */
   readonly silentMs?: number
@@ -24,6 +26,8 @@ interface Event {
   readonly token: number
   readonly joined: number
   readonly data: string | null
+  readonly role?: string | undefined
+  readonly note?: string | undefined
 }
 
 const WRITE = `
@@ -32,11 +36,12 @@ const WRITE = `
     select cluster, max(revision), max(token), 'past ' || cluster
     from jsonb_to_recordset($1::jsonb) e (cluster text, revision bigint, token bigint) group by cluster
   )
-  insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
+  insert into events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data,
+    by_role, note)
   select cluster, revision, gen_random_uuid(), clock_timestamp() - ago * interval '1 ms', kind, reason, member, token,
-    clock_timestamp() - joined * interval '1 ms', decode(data, 'base64')
+    clock_timestamp() - joined * interval '1 ms', decode(data, 'base64'), coalesce(role, session_user), note
   from jsonb_to_recordset($1::jsonb) e (cluster text, revision bigint, ago float8, kind text, reason text,
-    member uuid, token bigint, joined float8, data text)`
+    member uuid, token bigint, joined float8, data text, role text, note text)`
 const PRESENT = `
   insert into members (id, cluster, data, revision, token, registered_at, heartbeat_at, session)
   select id, cluster, decode(data, 'base64'), revision, token, clock_timestamp() - joined * interval '1 ms',
@@ -64,7 +69,7 @@ export async function writePast(
     if (leftAgoMs === undefined) present.push({ stay, id, token })
     else {
       const reason = stay.reason ?? 'deregistered'
-      events.push({ ...about, ago: leftAgoMs, kind: 'left', reason, data: null })
+      events.push({ ...about, ...stay.by, ago: leftAgoMs, kind: 'left', reason, data: null })
     }
   }
   const revisions = new Map<string, number>()

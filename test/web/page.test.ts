@@ -48,6 +48,7 @@ test('contract: it shows members, changes, the timeline and what the doctor foun
   expect(await tab.getByText('leader', { exact: true }).count()).toBeGreaterThanOrEqual(3)
   const feed = tab.getByRole('list', { name: 'Changes' })
   await feed.getByText('left: crashed').first().waitFor()
+  await feed.getByText('maria: takes jobs and never ends them').waitFor()
   const [warning, note] = await tab
     .getByRole('region', { name: 'Doctor' })
     .getByRole('listitem')

@@ -53,6 +53,14 @@ export function afternoon(): PastStay[] {
     },
     {
       cluster: 'jobs',
+      data: 'worker-e pid 55',
+      joinedAgoMs: 10 * MINUTE,
+      leftAgoMs: 5 * MINUTE,
+      reason: 'removed',
+      by: { role: 'maria', note: 'takes jobs and never ends them' },
+    },
+    {
+      cluster: 'jobs',
       data: 'worker-d pid 90',
       joinedAgoMs: 7 * MINUTE,
       updates: [{ agoMs: 3 * MINUTE, data: 'worker-d pid 90 draining' }],
