@@ -102,6 +102,12 @@ export class Convergence {
         return new Broken(2, `${who} is at revision ${state.revision}, ${log.cluster} at ${log.revision}`)
       }
       if (state.watchedDigest !== log.digest) return new Broken(2, `a watcher in ${who} sees something else`)
+      if (state.fedRevision !== log.revision) {
+        return new Broken(
+          4,
+          `the feed of ${who} is at revision ${state.fedRevision}, the log at ${log.revision}`,
+        )
+      }
       if (state.mode !== (model.role.listens ? 'listening' : 'polling')) {
         return new Broken(9, `${who} is ${state.mode}`)
       }

@@ -209,6 +209,7 @@ const FAULTS: Faults = {
   },
   trim: async (world) => {
     await world.follow()
+    world.wasTrimmed = true
     await attempt(world, 'select pgmembership.trim_events($1)', [TRIMMED_AGE])
   },
 }

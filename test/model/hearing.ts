@@ -4,7 +4,8 @@ import type { MembershipModel, ProcessModel } from './model.js'
 import type { ProcessTold } from './process.js'
 import { CLOSE_TIMEOUT_MS, type Inhabitant, type World } from './world.js'
 
-type Ended = Extract<ProcessTold, { readonly kind: 'ended' }>
+type Told<K extends ProcessTold['kind']> = Extract<ProcessTold, { readonly kind: K }>
+type Ended = Told<'ended'>
 
 /** Beyond its bound, for a machine with other things to do. */
 const CLOSE_SLACK_MS = 1_500
@@ -18,6 +19,8 @@ export class Hearing {
   readonly #heard = new Map<Inhabitant, number>()
   /** Of the cluster that a process has open now: its count, and the last revision seen there. */
   readonly #seen = new Map<ProcessModel, { readonly opened: number; readonly revision: number }>()
+  /** The same of its feed of changes. */
+  readonly #fed = new Map<ProcessModel, { readonly opened: number; readonly revision: number }>()
 
   constructor(world: World) {
     this.#world = world
@@ -46,6 +49,11 @@ export class Hearing {
     switch (told.kind) {
       case 'snapshot':
         return this.#snapshot(model, told)
+      case 'feeds':
+        this.#feeds(model, told)
+        break
+      case 'fed':
+        return this.#change(model, told)
       case 'granted':
         this.#membership(model, told.n).grantedLease(told)
         break
@@ -77,7 +85,7 @@ export class Hearing {
     return true
   }
 
-  #snapshot(model: ProcessModel, told: Extract<ProcessTold, { readonly kind: 'snapshot' }>): boolean {
+  #snapshot(model: ProcessModel, told: Told<'snapshot'>): boolean {
     const { revision, opened, digest } = told
     const log = this.#world.logOf(told.cluster)
     if (revision > log.revision) return false
@@ -93,6 +101,39 @@ export class Hearing {
     }
     this.#seen.set(model, { opened, revision })
     this.#world.history.count('checks', 'snapshots')
+    return true
+  }
+
+  #feeds(model: ProcessModel, { opened, revision, again }: Told<'feeds'>): void {
+    const before = this.#fed.get(model)
+    if (again && !this.#world.wasTrimmed) {
+      throw new Broken(4, `process ${model.number} was told that the log was trimmed, and it was not`)
+    }
+    if (before?.opened === opened && revision < before.revision) {
+      throw new Broken(
+        3,
+        `the feed of process ${model.number} goes on at ${revision} after ${before.revision}`,
+      )
+    }
+    this.#fed.set(model, { opened, revision })
+  }
+
+  /** Every change once, in order, as the log has it. */
+  #change(model: ProcessModel, { cluster, opened, revision, digest }: Told<'fed'>): boolean {
+    const log = this.#world.logOf(cluster)
+    if (revision > log.revision) return false
+    const before = this.#fed.get(model)
+    if (before?.opened !== opened || revision !== before.revision + 1) {
+      throw new Broken(4, `process ${model.number} was fed revision ${revision} after ${before?.revision}`)
+    }
+    if (digest !== log.changeAt(revision)) {
+      throw new Broken(
+        4,
+        `what process ${model.number} was fed as revision ${revision} never happened: ${digest}`,
+      )
+    }
+    this.#fed.set(model, { opened, revision })
+    this.#world.history.count('checks', 'changes fed')
     return true
   }
 

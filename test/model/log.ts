@@ -1,7 +1,7 @@
 /** The log of one cluster, followed from outside; kept here, since the schedule trims it in the database. */
 import type { Member } from 'pg-membership'
 import type { AdminClient } from '../support/database.js'
-import { digestOf } from '../support/digest.js'
+import { changeDigestOf, digestOf } from '../support/digest.js'
 import { apply, eventsOf, type LoggedEvent } from '../support/event-log.js'
 import { Broken } from './broken.js'
 
@@ -25,6 +25,7 @@ export class Log {
   readonly cluster: string
   readonly #members = new Map<string, Member>()
   readonly #digests = new Map<number, string>([[0, digestOf([])]])
+  readonly #changes = new Map<number, string>()
   readonly #stays = new Map<number, Stay>()
   /** Revisions in the middle of a transaction. */
   readonly #inside = new Set<number>()
@@ -52,6 +53,11 @@ export class Log {
   /** What a snapshot at this revision must show. */
   digestAt(revision: number): string | undefined {
     return this.#digests.get(revision)
+  }
+
+  /** What a feed must tell as this revision. */
+  changeAt(revision: number): string | undefined {
+    return this.#changes.get(revision)
   }
 
   /** No snapshot may show the cluster at this revision. */
@@ -88,6 +94,7 @@ export class Log {
     if (kind === 'joined' && token <= this.#highestToken) {
       throw new Broken(4, `token ${token} of ${this.cluster} is not higher than those before it`, atMs)
     }
+    const before = this.#members.get(member)
     try {
       apply(event, this.#members)
     } catch (error) {
@@ -103,6 +110,8 @@ export class Log {
     const stay = this.#stays.get(token)
     if (kind === 'left' && stay !== undefined) stay.left = { atMs, reason }
     this.#digests.set(revision, digestOf(this.members))
+    const changed = this.#members.get(member) ?? before
+    if (changed !== undefined) this.#changes.set(revision, changeDigestOf(event, changed))
     this.#last = event
   }
 }

@@ -50,6 +50,13 @@ export const MUTATIONS: readonly Mutation[] = [
     promises: [1, 2, 3],
   },
   {
+    breaks: 'a feed tells what somebody who left had carried at first',
+    file: 'src/postgres/log.ts',
+    find: 'order by last.member desc, last.at desc, last.revision desc limit 1',
+    replace: 'order by last.member, last.at, last.revision limit 1',
+    promises: [4],
+  },
+  {
     breaks: 'half a transaction is shown',
     file: 'src/postgres/announcements.ts',
     find: 'if (nextOf(page) > page.lastRevision) return { to: page.to, from, changes }',

@@ -5,7 +5,7 @@
 import diagnostics from 'node:diagnostics_channel'
 import pg from 'pg'
 import { PostgresCluster } from 'pg-membership'
-import { digestOf, shortened } from '../support/digest.js'
+import { changeDigestOf, digestOf, shortened } from '../support/digest.js'
 import { serve, tell as say } from '../support/worker-host.js'
 
 /** @typedef {import('./process.js').ProcessCommands} Commands */
@@ -20,6 +20,7 @@ const STALL_MS = 250
 let cluster
 let opened = 0
 let watchedDigest = ''
+let fedRevision = -1
 /** All memberships ever created here. @type {Held[]} */
 const all = []
 
@@ -49,6 +50,40 @@ async function watch(own) {
       // What is refused ends a watcher; an application watches again.
       if (/** @type {{ name?: string }} */ (error).name === 'ClosedError') return
       await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+  }
+}
+
+/** As an application does that must not miss a change. @param {PostgresCluster} own */
+async function feed(own) {
+  const about = { cluster: own.name, opened }
+  /** @type {string | undefined} */
+  let since
+  let again = false
+  while (own === cluster && own.status.mode !== 'closed') {
+    try {
+      if (since === undefined) {
+        await own.getMembers({ fresh: true })
+        if (own !== cluster || own.snapshot === undefined) return
+        since = own.snapshot.cursor
+        fedRevision = own.snapshot.revision
+        tell({ kind: 'feeds', ...about, revision: fedRevision, again })
+      }
+      let told = 0
+      for await (const change of own.watchChanges({ since })) {
+        if (own !== cluster) return
+        const { revision, member } = change
+        since = change.cursor
+        fedRevision = revision
+        tell({ kind: 'fed', ...about, revision, digest: changeDigestOf(change, member) })
+        // As after a restart, it goes on from a cursor.
+        if (++told === 10) break
+      }
+    } catch (error) {
+      const { name } = /** @type {{ name?: string }} */ (error)
+      if (name === 'ClosedError') return
+      if (name === 'CompactedError') [since, again] = [undefined, true]
+      else await new Promise((resolve) => setTimeout(resolve, 100))
     }
   }
 }
@@ -165,9 +200,11 @@ const commands = {
     if (cluster !== undefined) void close(cluster)
     opened += 1
     watchedDigest = ''
+    fedRevision = -1
     const own = new PostgresCluster(options)
     cluster = own
     void watch(own)
+    void feed(own)
     const created = memberships.map((membership) => own.createMembership(membership))
     all.push(...created.map((own) => ({ own, cluster: open(), calls: 0 })))
     return { ids: created.map(({ id }) => id) }
@@ -204,6 +241,7 @@ const commands = {
       revision: snapshot?.revision ?? -1,
       digest: digestOf(snapshot?.members ?? []),
       watchedDigest,
+      fedRevision,
       leases: all.map(({ own }) => own.lease?.token ?? null),
     }
   },

@@ -24,6 +24,8 @@ export interface State {
   readonly revision: number
   readonly digest: string
   readonly watchedDigest: string
+  /** The last change that its feed told, or the snapshot from which it goes on. */
+  readonly fedRevision: number
   /** The tokens of the leases of all memberships ever created. */
   readonly leases: readonly (number | null)[]
 }
@@ -55,6 +57,22 @@ export type ProcessTold =
       readonly kind: 'snapshot'
       readonly cluster: string
       /** Counts the clusters that it had open. */
+      readonly opened: number
+      readonly revision: number
+      readonly digest: string
+    }
+  /** Its feed of changes begins after this revision, which a snapshot shows; again, since the log was trimmed. */
+  | {
+      readonly kind: 'feeds'
+      readonly cluster: string
+      readonly opened: number
+      readonly revision: number
+      readonly again: boolean
+    }
+  /** What its feed told. */
+  | {
+      readonly kind: 'fed'
+      readonly cluster: string
       readonly opened: number
       readonly revision: number
       readonly digest: string

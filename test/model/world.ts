@@ -39,6 +39,8 @@ export class World implements AsyncDisposable {
   readonly removed = new Set<string>()
   /** Ids of members that nobody keeps: they were typed in. */
   readonly typed = new Set<string>()
+  /** The schedule has deleted a part of the logs. */
+  wasTrimmed = false
   /** Calls that were not answered yet, and what they are. */
   readonly pending = new Map<Promise<unknown>, string>()
   /** What somebody else holds locked. */

@@ -28,6 +28,15 @@ function hashOf(member) {
   return hash
 }
 
+/**
+ * What one entry of a cluster's history says.
+ * @param {{ readonly revision: number, readonly kind: string, readonly reason: string }} change
+ * @param {import('pg-membership').Member} member
+ */
+export function changeDigestOf({ revision, kind, reason }, member) {
+  return `${String(revision)} ${kind} ${reason} ${digestOf([member])}`
+}
+
 /** Data that is long: how it begins, and a digest of all of it. @param {string} data */
 export function shortened(data) {
   if (data.length <= 1_000) return data
