@@ -175,13 +175,14 @@ export class SingleConnection implements PostgresPool {
   async #serve(): Promise<void> {
     while (this.#heartbeats.length + this.#others.length > 0) {
       clearTimeout(this.#idleTimer)
+      let open: Open
       try {
-        this.#open ??= await this.#reach()
+        open = this.#open ?? (await this.#reach())
       } catch (error) {
         for (const { reject } of [...this.#heartbeats.splice(0), ...this.#others.splice(0)]) reject(error)
         continue
       }
-      const query = this.#query.bind(this, this.#open) as PostgresPoolClient['query']
+      const query = this.#query.bind(this, open) as PostgresPoolClient['query']
       const next = this.#heartbeats.shift() ?? this.#others.shift()
       await new Promise<void>((release) => next?.resolve({ query, release }))
       this.#startIdling()
@@ -208,6 +209,7 @@ export class SingleConnection implements PostgresPool {
       this.#failures = 0
       this.#late = 0
       const before = this.#server
+      this.#open = open
       this.#server = open.server
       this.#options.onServer?.(open.server, before)
       // The heartbeats that this causes are asked for before the first turn is given.
