@@ -37,7 +37,7 @@ export function FindingList({ findings, error }: FindingListProps) {
       {good.length > 0 && (
         <details>
           <summary>
-            {good.length} {good.length === 1 ? 'thing is' : 'things are'} as they should be
+            {good.length} {good.length === 1 ? 'thing is as it' : 'things are as they'} should be
           </summary>
           <ul>
             {good.map(({ code, what }) => (

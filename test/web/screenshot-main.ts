@@ -7,7 +7,7 @@ import { servePage } from '../../dist/web/server.js'
 import { writePast } from '../support/past.js'
 import { startPostgres } from '../support/postgres-server.js'
 import { pathOf } from '../support/require-programs.js'
-import { afternoon } from './world.js'
+import { afternoon, FINDINGS } from './world.js'
 
 await using server = await startPostgres({ fsync: false })
 await migrate({ connection: server.url })
@@ -20,11 +20,11 @@ const page = await servePage({
   schema: 'pgmembership',
   host: '127.0.0.1',
   port: 0,
-  diagnose: () => Promise.resolve([]),
+  diagnose: () => Promise.resolve(FINDINGS.filter(({ severity }) => severity === 'warning')),
 })
 const browser = await chromium.launch({ executablePath: pathOf('chromium') })
 const context = await browser.newContext({
-  viewport: { width: 1120, height: 780 },
+  viewport: { width: 1120, height: 900 },
   reducedMotion: 'reduce',
   locale: 'en-GB',
 })
