@@ -81,6 +81,11 @@ function known(routines: readonly Routine[]): Step[][] {
   ]
   const newcomer = [{ cluster: 0 }, plain({ stranger: 0 }), plain('\\x'), plain(null)]
   const floors = call('register', ...newcomer, '15 s', null, '', '0', null)
+  // So many arguments are seldom all good by chance.
+  const good = call(
+    'register',
+    ...[{ cluster: 0 }, plain({ stranger: 0 }), plain('\\x'), plain('0'), '15 s', null, 'nobody', '0', null],
+  )
   const member0 = [id ?? null, token ?? null] as const
   const own4 = [{ cluster: 0 }, '', ...member0] as const
   const batch = { stranger: 0 }
@@ -90,6 +95,7 @@ function known(routines: readonly Routine[]): Step[][] {
     [{ silence: 0 }, ...own(sweep), { end: 'commit' }],
     [...own(leaving), { end: 'commit' }],
     floors,
+    good,
     [
       ...call('claim', ...own4, plain('a')),
       ...call('fence_claims', ...own4, plain('a')),
