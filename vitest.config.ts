@@ -18,8 +18,8 @@ export default defineConfig({
       reportsDirectory: 'coverage',
     },
     setupFiles: 'test/support/setup.ts',
-    // Files mostly wait for one PostgreSQL that they share: one more than there are cores, and never a crowd.
-    maxWorkers: Math.min(5, availableParallelism() + 1),
+    // Files often wait, for one PostgreSQL that they share and for time: two more than there are cores, and no crowd.
+    maxWorkers: Math.min(5, availableParallelism() + 2),
     // Files share a process, one after another: loading Kysely and vitest for each would take a fifth of the time.
     isolate: false,
     testTimeout: 30_000,

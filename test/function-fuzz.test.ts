@@ -13,7 +13,7 @@ import { checkTokens, type Hands, SESSION, World } from './support/fuzz-world.js
 import { type Role, type Roles, startRoles } from './support/roles.js'
 import { size } from './support/size.js'
 
-const SECONDS = Number(process.env.FUZZ_SECONDS ?? size(20, 2))
+const SECONDS = Number(process.env.FUZZ_SECONDS ?? size(20, 1))
 const SEED = process.env.FUZZ_SEED
 
 let granted: Roles

@@ -114,7 +114,18 @@ export class World implements AsyncDisposable {
       ended()
       throw error
     }
-    return Object.assign(client, { [Symbol.asyncDispose]: () => client.end() })
+    // Who looks and who breaks share it. pg warns where a statement waits behind one that waits.
+    const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>
+    let last: Promise<unknown> = Promise.resolve()
+    const inTurn = (...args: unknown[]): Promise<unknown> => {
+      const result = last.then(() => query(...args))
+      last = result.catch(() => undefined)
+      return result
+    }
+    return Object.assign(client, {
+      query: inTurn as typeof client.query,
+      [Symbol.asyncDispose]: () => client.end(),
+    })
   }
 
   /** The logs, as far as they have come. */

@@ -12,12 +12,15 @@ import {
   sweptFor,
 } from '../support/failover.js'
 import { openAdmin, openProxy } from '../support/opened.js'
+import { size } from '../support/size.js'
 import { until } from '../support/until.js'
 import type { Worker } from '../support/worker.js'
 
 const TTL_MS = 3_000
 const HEARTBEAT_MS = 300
-const DATA = ['one', 'two', 'three', 'four', 'five']
+const DATA = ['one', 'two', 'three', 'four', 'five'].slice(0, size(5, 3))
+/** The others have another connection. */
+const HERE = size(3, 2)
 const schema = 'pgmembership'
 const origin = await startOrigin()
 afterAll(() => origin[Symbol.asyncDispose]())
@@ -29,14 +32,14 @@ interface Crew {
   readonly workers: readonly Worker[]
 }
 
-/** Five members and a reader, a process each, all of which see all; two of them over another connection. */
+/** Members and a reader, a process each, all of which see all; some of them over another connection. */
 async function openCrew(admin: AdminClient, connection: string, another = connection): Promise<Crew> {
   const name = uniqueName()
   const options = { connection, name, ttlMs: TTL_MS, heartbeatMs: HEARTBEAT_MS }
   const [reader, ...members] = await Promise.all([
     startReader(options),
-    ...DATA.slice(0, 3).map((data) => startMember(options, data)),
-    ...DATA.slice(3).map((data) => startMember({ ...options, connection: another }, data)),
+    ...DATA.slice(0, HERE).map((data) => startMember(options, data)),
+    ...DATA.slice(HERE).map((data) => startMember({ ...options, connection: another }, data)),
   ])
   const workers = [reader, ...members.map(({ worker }) => worker)]
   await expectConverged(admin, name, workers)
