@@ -173,8 +173,8 @@ export class SingleConnection implements PostgresPool {
 
   /** Gives the turns, one after another, until nobody waits. */
   async #serve(): Promise<void> {
+    clearTimeout(this.#idleTimer)
     while (this.#heartbeats.length + this.#others.length > 0) {
-      clearTimeout(this.#idleTimer)
       let open: Open
       try {
         open = this.#open ?? (await this.#reach())
@@ -185,8 +185,8 @@ export class SingleConnection implements PostgresPool {
       const query = this.#query.bind(this, open) as PostgresPoolClient['query']
       const next = this.#heartbeats.shift() ?? this.#others.shift()
       await new Promise<void>((release) => next?.resolve({ query, release }))
-      this.#startIdling()
     }
+    this.#startIdling()
     this.#serving = undefined
   }
 
