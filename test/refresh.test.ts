@@ -67,7 +67,7 @@ class Ledger {
     )
   }
 
-  async readChanges(since: Position, upTo = Infinity): Promise<ChangesReading> {
+  async readChanges(since: Position, upTo = Infinity, told = since): Promise<ChangesReading> {
     const reading = await this.#answer(since)
     const entries =
       reading.history === 'same' ? this.#log.slice(since.revision, upTo).slice(0, this.#rows) : []
@@ -77,6 +77,7 @@ class Ledger {
       history: whole ? reading.history : 'unknown',
       changes: whole ? entries.map(({ change }) => change) : [],
       reached: (whole ? entries.at(-1)?.position : undefined) ?? since,
+      toldHistory: this.#historyAt(told),
     }
   }
 
@@ -175,8 +176,8 @@ test('promise 2: whatever happens between the statements of a refresh, it ends w
         }
         if (outcome.kind === 'all') wholes += 1
         else deltas += 1
-        const { snapshot, position, otherHistory, misfit } = outcome
-        expect({ otherHistory, misfit }).toEqual({ otherHistory: false, misfit: false })
+        const { snapshot, position, lost, misfit } = outcome
+        expect({ lost, misfit }).toEqual({ lost: undefined, misfit: false })
         expect(snapshot.revision).toBe(position.revision)
         expect(snapshot.members).toEqual(
           position.revision === 0 ? [] : ledger.states.get(JSON.stringify(position)),
@@ -212,7 +213,7 @@ test('promise 3: after a failover that lost commits in the middle of a refresh, 
           if (next !== undefined) ledger.change(next)
         })
         if (outcome.kind === 'same') return
-        if (outcome.otherHistory) told += 1
+        if (outcome.lost !== undefined) told += 1
         const { snapshot, position } = outcome
         expect(snapshot.members).toEqual(
           position.revision === 0 ? [] : ledger.states.get(JSON.stringify(position)),
@@ -235,7 +236,7 @@ test('promise 2: what fits nothing in the snapshot makes everything be read, onc
   const wrong = { position, snapshot: snapshotOf(position, []) }
   ledger.change([['b', 'toggle']])
   const outcome = await outcomeOf(new Refresh(ledger, wrong))
-  expect(outcome).toMatchObject({ kind: 'all', misfit: true, otherHistory: false, position: ledger.head })
+  expect(outcome).toMatchObject({ kind: 'all', misfit: true, lost: undefined, position: ledger.head })
   if (outcome.kind === 'same') return
   expect(outcome.snapshot.members.map(({ id }) => id)).toEqual(['a', 'c'])
   expect(await outcomeOf(new Refresh(ledger, outcome))).toEqual({ kind: 'same' })

@@ -102,7 +102,10 @@ export interface ErrorMessage extends OfCluster {
   readonly doing: Activity
   /** Why it failed; the library's own errors say what to do. */
   readonly error: Error
-  /** The cached revision. Only set when the database lost commits, or its log did not fit the snapshot. */
+  /**
+   * Only set when the database lost commits: the newest revision that this process had been told of. Or when its log did
+   * not fit the snapshot: the revision of the snapshot.
+   */
   readonly from?: number
   /** The revision of the database now; set together with `from`. */
   readonly to?: number

@@ -7,9 +7,9 @@
  * cache; an announcement does not. If deltas have meanwhile moved the snapshot past the outcome of a refresh, the
  * outcome is dropped.
  *
- * A lower revision from a standby is lag, and is ignored. A lower revision from a primary means that a failover lost
- * commits: all members are read, and the loss is reported. The same goes for another history that has reached the
- * cached revision, or passed it.
+ * Each answer of the database is compared with what this process had been told before it asked (told.ts). If a primary
+ * does not have that, a failover has lost commits: all members are read, and the loss is reported. A standby may lag,
+ * and is ignored.
  */
 import { ClosedError, type MembershipError } from '../api/errors.js'
 import type { Member } from '../api/member.js'
@@ -28,6 +28,7 @@ import type { Report } from './report.js'
 import { sameMembers } from './snapshot.js'
 import type { Delta, Position, Store } from './store.js'
 import { failureOf, isLasting } from './store-error.js'
+import { type Look, Told } from './told.js'
 
 export interface CachedReaderOptions {
   readonly store: Store
@@ -76,8 +77,8 @@ export class CachedReader {
     onGap: () => this.refresh(),
   })
   readonly #news = new NewsOfTick((news) => this.#publish(news))
-  /** The position that a query found last. */
-  #confirmed: Position | undefined
+  /** Who asks the database where the cluster is looks first (`look`), and then lets the answer `confirm`. */
+  readonly told = new Told()
   #confirmedMs: number | undefined
   /** A change did not fit the cached members: the next refresh must read all members. */
   #mustReadAll = false
@@ -147,7 +148,9 @@ export class CachedReader {
 
   /** Takes a delta of an announcement with the right code, or of an answer: it is true. */
   take(delta: Delta, source: ReceivedDelta['source'] = 'announcement'): void {
-    if (!this.#closed && !this.shows(delta.to)) this.#cache.take({ ...delta, source })
+    if (this.#closed) return
+    this.told.add(delta.to)
+    if (!this.shows(delta.to)) this.#cache.take({ ...delta, source })
   }
 
   /** Takes the delta of this process's own write. Loads a snapshot if there is none yet: it must show the write. */
@@ -188,16 +191,14 @@ export class CachedReader {
     this.#loop.retry()
   }
 
-  /** The database was at this position, at some moment after `startedMs`. */
-  confirm(position: Position, startedMs: number): void {
-    if (!this.#cache.hasPassed(position)) {
-      // Perhaps only announcements are missing that are on their way: wait for them before a refresh.
-      if (this.#cached !== undefined && !this.#cache.isBehind(position)) this.#cache.awaitGap()
-      else this.refresh()
-      return
-    }
-    this.#confirmedMs = Math.max(this.#confirmedMs ?? 0, startedMs)
-    if (position.revision >= (this.#confirmed?.revision ?? 0)) this.#confirmed = position
+  /** The database was at this position, at some moment after the look. */
+  confirm(position: Position, look: Look): void {
+    if (!this.told.hear(look, position)) this.refresh()
+    else if (this.#cache.hasPassed(position))
+      this.#confirmedMs = Math.max(this.#confirmedMs ?? 0, look.startedMs)
+    // Perhaps only announcements are missing that are on their way: wait for them before a refresh.
+    else if (this.#cached !== undefined && !this.#cache.isBehind(position)) this.#cache.awaitGap()
+    else this.refresh()
   }
 
   async close(): Promise<void> {
@@ -219,7 +220,7 @@ export class CachedReader {
     const surprised = !hinted && this.#asked.size === 0 && this.#cached !== undefined
     this.#dirty = this.#hinted = false
     const refresh = (this.#refresh ??= {
-      steps: new Refresh(store, this.#cached, { confirmed: this.#confirmed, all: this.#mustReadAll }),
+      steps: new Refresh(store, this.#cached, { told: this.told, all: this.#mustReadAll }),
       rank: this.#refreshes++,
       startedMs: nowMs,
       early: this.#cache.earlyCount,
@@ -284,21 +285,20 @@ export class CachedReader {
 
   /** Returns whether the snapshot changed. `before`: what was cached when the refresh began. */
   #takeOutcome(outcome: Outcome, before: Cached | undefined): boolean {
-    if (outcome.kind === 'same') {
-      if (before !== undefined) this.#confirmed = before.position
-      return false
-    }
+    if (outcome.kind === 'same') return false
+    const { lost, position } = outcome
     reportLosses(this.#options.report, outcome, this.#cached?.position.revision ?? 0)
-    if (before !== this.#cached && !outcome.otherHistory && this.#cache.isBehind(outcome.position)) {
+    if (before !== this.#cached && lost === undefined && this.#cache.isBehind(position)) {
       this.#mustReadAll = outcome.misfit
       this.#dirty ||= outcome.misfit
       return false
     }
     this.#mustReadAll = false
-    this.#confirmed = outcome.position
+    const otherHistory = lost !== undefined
+    if (otherHistory) this.told.replace(lost, position)
     reportDifference(this.#options.report, this.snapshot, outcome.snapshot)
-    this.#cache.replace(outcome, outcome.otherHistory)
-    this.#news.add({ ids: undefined, otherHistory: outcome.otherHistory, full: outcome.kind === 'all' })
+    this.#cache.replace(outcome, otherHistory)
+    this.#news.add({ ids: undefined, otherHistory, full: outcome.kind === 'all' })
     return true
   }
 

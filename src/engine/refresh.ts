@@ -19,6 +19,7 @@ import { diffMembers } from './diff.js'
 import type { Report } from './report.js'
 import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf } from './snapshot.js'
 import { type Position, samePosition, type Sighting, type Store } from './store.js'
+import { Told } from './told.js'
 
 export interface Cached {
   readonly snapshot: Snapshot
@@ -26,10 +27,10 @@ export interface Cached {
 }
 
 export interface RefreshOptions {
-  /** The last position that a query found. Later positions were only announced. */
-  readonly confirmed: Position | undefined
+  /** What this process has been told of. Each statement asks whether the database has it. */
+  readonly told?: Told
   /** The cached members are wrong: read them all. */
-  readonly all: boolean
+  readonly all?: boolean
 }
 
 type Source = Pick<Store, 'readChanges' | 'readMembers'>
@@ -38,10 +39,8 @@ export type Outcome =
   | { readonly kind: 'same' }
   | ({
       readonly kind: 'changes' | 'all'
-      /** The cached snapshot is of another history than the database. */
-      readonly otherHistory: boolean
-      /** So is the position that a query found last: the database has lost commits. */
-      readonly lostCommits: boolean
+      /** This process was told of this position, and the database does not have it: it has lost commits. */
+      readonly lost: Position | undefined
       /** A change in the log did not fit the snapshot. */
       readonly misfit: boolean
     } & Cached)
@@ -69,19 +68,18 @@ const DELTA_BYTES = 2_097_152
 export class Refresh {
   readonly #store: Source
   readonly #cached: Cached | undefined
-  readonly #confirmed: Position | undefined
+  readonly #told: Told
   #stage: Stage
-  #otherHistory = false
-  #lostCommits = false
+  #lost: Position | undefined
   #misfit = false
   #sweepOverdue = false
 
-  constructor(store: Source, cached: Cached | undefined, options?: RefreshOptions) {
+  constructor(store: Source, cached: Cached | undefined, { told, all }: RefreshOptions = {}) {
     this.#store = store
     this.#cached = cached
-    this.#confirmed = options?.confirmed ?? cached?.position
+    this.#told = told ?? new Told(cached?.position)
     const hasHistory = cached !== undefined && cached.position.stamp !== ''
-    const readsChanges = hasHistory && options?.all !== true
+    const readsChanges = hasHistory && all !== true
     this.#stage = readsChanges
       ? { reading: 'changes', ...cached, bytes: 0 }
       : { reading: 'members', members: [] }
@@ -106,10 +104,15 @@ export class Refresh {
   }
 
   async #readChanges(stage: Stage & { reading: 'changes' }): Promise<Outcome | undefined> {
-    const answer = await this.#store.readChanges(stage.position, stage.target?.revision)
+    const look = this.#told.look()
+    const answer = await this.#store.readChanges(stage.position, stage.target?.revision, look.told)
     const { changes, reached } = answer
-    const target = stage.target ?? this.#sighted(answer)
-    if (answer.history === 'other') this.#otherHistory = true
+    const head = this.#sighted(answer)
+    if (!this.#told.hear(look, head, answer.toldHistory)) {
+      this.#stage = { reading: 'members', members: [] }
+      return undefined
+    }
+    const target = stage.target ?? head
     if (samePosition(stage.position, target)) return { kind: 'same' }
     const bytes = stage.bytes + sizeOf(changes.map(({ member }) => member))
     const snapshot = changes.length > 0 ? snapshotAfter(stage.snapshot, reached, changes) : undefined
@@ -131,15 +134,13 @@ export class Refresh {
   async #readMembers(stage: Stage & { reading: 'members' }): Promise<Outcome | undefined> {
     const { members } = stage
     const before = this.#cached
-    const confirmed = this.#confirmed
-    const answer = await this.#store.readMembers(members.at(-1)?.token ?? -1, stage.last ?? confirmed)
+    const look = this.#told.look()
+    const answer = await this.#store.readMembers(members.at(-1)?.token ?? -1, stage.last ?? look.told)
     const last = this.#sighted(answer)
     if (stage.last === undefined) {
-      const regressed = before !== undefined && last.revision < before.position.revision
-      if (regressed && answer.recovering) return { kind: 'same' }
-      this.#lostCommits =
-        confirmed !== undefined && (last.revision < confirmed.revision || answer.history === 'other')
-      this.#otherHistory ||= regressed || this.#lostCommits
+      const isLost = !this.#told.hear(look, last, answer.history)
+      if (isLost && answer.recovering) return { kind: 'same' }
+      if (isLost) this.#lost = look.told
     } else if (answer.history !== 'same') {
       this.#startOver()
     }
@@ -174,13 +175,13 @@ export class Refresh {
     const before = this.#cached
     if (
       before !== undefined &&
+      this.#lost === undefined &&
       samePosition(before.position, position) &&
       sameMembers(before.snapshot.members, snapshot.members)
     ) {
       return { kind: 'same' }
     }
-    const [otherHistory, lostCommits, misfit] = [this.#otherHistory, this.#lostCommits, this.#misfit]
-    return { kind, snapshot, position, otherHistory, lostCommits, misfit }
+    return { kind, snapshot, position, lost: this.#lost, misfit: this.#misfit }
   }
 
   /** Throws, so that the next attempt waits for a backoff. */
@@ -196,26 +197,27 @@ function sizeOf(members: readonly Member[]): number {
   return members.reduce((bytes, { data }) => bytes + data.length + ROW_BYTES, 0)
 }
 
-/** Reports what never happens with a database in order. `from`: the cached revision. */
+/** Reports what never happens with a database in order. `cached`: the revision of the snapshot. */
 export function reportLosses(
   report: Report,
-  outcome: Outcome & { readonly kind: 'changes' | 'all' },
-  from: number,
+  { lost, misfit, position }: Outcome & { readonly kind: 'changes' | 'all' },
+  cached: number,
 ): void {
-  const details = { from, to: outcome.position.revision }
-  const tell = (error: Error, message: string): void => {
+  const tell = (error: Error, message: string, from: number): void => {
+    const details = { from, to: position.revision }
     report.log('error', details, message)
     report.publish('error', { doing: 'refresh', error, ...details })
   }
-  if (outcome.lostCommits) {
+  if (lost !== undefined) {
     tell(
       new Error('The database lost commits'),
-      'The database lost commits: its history is not the one that was cached',
+      'The database lost commits: it does not have what this process was told of',
+      lost.revision,
     )
   }
-  if (outcome.misfit) {
+  if (misfit) {
     const error = new Error('The log does not fit the cached members: all members were read again')
-    tell(error, error.message)
+    tell(error, error.message, cached)
   }
 }
 

@@ -57,6 +57,8 @@ export interface ChangesReading extends Reading {
   readonly changes: readonly MemberChange[]
   /** The position after them. */
   readonly reached: Position
+  /** As `history`, but about the position that had been told. */
+  readonly toldHistory: Reading['history']
 }
 
 export interface MembersReading extends Reading {
@@ -134,7 +136,7 @@ export interface Departure {
 
 export interface Store {
   /** Reads the changes after a position, up to the revision `upTo` if it is given. */
-  readChanges(since: Position, upTo?: number): Promise<ChangesReading>
+  readChanges(since: Position, upTo?: number, told?: Position): Promise<ChangesReading>
   /** Reads the members with a token above `after`. The answer's `history` is about `since`. */
   readMembers(after: number, since?: Position): Promise<MembersReading>
   /** What the log has after a position; without one, only where the cluster is. */

@@ -46,6 +46,7 @@ export class Table {
       history: 'same',
       changes: read.map(({ change }) => change),
       reached: read.at(-1)?.position ?? since,
+      toldHistory: 'same',
     }
   }
 

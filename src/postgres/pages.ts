@@ -1,6 +1,12 @@
 /** What a refresh reads: the changes since a position, or all members, in pages that one statement can carry. */
 import { type Kysely, type RawBuilder, sql } from 'kysely'
-import type { ChangesReading, MemberChange, MembersReading, Position } from '../engine/store.js'
+import {
+  type ChangesReading,
+  type MemberChange,
+  type MembersReading,
+  type Position,
+  samePosition,
+} from '../engine/store.js'
 import { memberColumns, page, PAGE_ROWS, stampAt } from './fragments.js'
 import { type HeadRow, historyOf, memberOf, type MemberRow, one, sightingOf } from './rows.js'
 import { checkSchemaVersion } from './schema/version.js'
@@ -9,6 +15,7 @@ const MAX_BIGINT = '9223372036854775807'
 
 interface ChangeRow {
   stamp_then: string | null
+  told_stamp: string | null
   reached: string | null
   reached_stamp: string
   kind: MemberChange['kind']
@@ -33,16 +40,20 @@ export class Pages {
     this.#cluster = cluster
   }
 
-  async readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
+  async readChanges(since: Position, upTo?: number, told = since): Promise<ChangesReading> {
+    const events = this.#name('events')
+    const stampThen = stampAt(events, this.#cluster, since)
+    // Nearly always the same position: two statements, so that nothing is looked for twice.
+    const toldStamp = samePosition(told, since) ? sql`null` : stampAt(events, this.#cluster, told)
     const { rows } = await sql<HeadRow & MemberRow & ChangeRow>`
       -- changes
       select c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
-        ${stampAt(this.#name('events'), this.#cluster, since)} as stamp_then,
+        ${stampThen} as stamp_then, ${toldStamp} as told_stamp,
         e.revision as reached, e.stamp as reached_stamp, e.kind, e.member as id, e.token, ${memberColumns('e')}
       from ${this.#name('clusters')} c
       left join ${page(
         sql`
-        select * from ${this.#name('events')} l
+        select * from ${events} l
         where l.cluster = ${this.#cluster} and l.revision > ${since.revision} and l.revision <= ${upTo ?? MAX_BIGINT}
         order by l.revision limit ${PAGE_ROWS}`,
         'revision',
@@ -60,6 +71,9 @@ export class Pages {
       history: whole ? history : 'unknown',
       changes: whole ? logged.map((row) => ({ kind: row.kind, member: memberOf(row) })) : [],
       reached: last === undefined ? since : { revision: Number(last.reached), stamp: last.reached_stamp },
+      toldHistory: samePosition(told, since)
+        ? history
+        : historyOf(told, sighting, rows[0] && { stamp_then: rows[0].told_stamp }),
     }
   }
 

@@ -91,8 +91,8 @@ export class PostgresStore implements Store {
     return { name, key: Buffer.from(key, 'hex'), hints }
   }
 
-  readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
-    return answerOf(this.#pages.readChanges(since, upTo))
+  readChanges(since: Position, upTo?: number, told?: Position): Promise<ChangesReading> {
+    return answerOf(this.#pages.readChanges(since, upTo, told))
   }
 
   readMembers(after: number, since?: Position): Promise<MembersReading> {

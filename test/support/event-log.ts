@@ -200,6 +200,13 @@ export async function loseCommits(
   )
   await admin.query(`delete from ${schema}.events where cluster = $1 and revision > $2`, lost)
   await admin.query(
+    `update ${schema}.members m set data = e.data, revision = e.revision from (
+       select distinct on (member, token) member, token, data, revision from ${schema}.events
+       where cluster = $1 and kind <> 'left' order by member, token, revision desc
+     ) e where (m.id, m.token) = (e.member, e.token) and m.data <> e.data`,
+    [name],
+  )
+  await admin.query(
     `update ${schema}.clusters c set revision = $2, stamp = e.stamp,
        last_token = (select max(token) from ${schema}.events where cluster = $1)
      from ${schema}.events e where c.name = $1 and e.cluster = $1 and e.revision = $2`,

@@ -92,6 +92,7 @@ export class Heartbeats {
     }
     if (startedMs < this.#dueMs) return this.#dueMs - startedMs
     this.#dueMs = this.#dueAfter(startedMs)
+    const look = reader.told.look()
     const { locked, missing, sweepOverdue, ...position } = await store.heartbeat(kept)
     onAnswer(true)
     report.succeeded('heartbeat')
@@ -111,7 +112,7 @@ export class Heartbeats {
       leases: leases(),
       durationMs: monotonicMs() - startedMs,
     })
-    reader.confirm(position, startedMs)
+    reader.confirm(position, look)
     if (sweepOverdue) onSweepOverdue()
     if (lockedIds.size > 0) this.#dueMs = Math.min(this.#dueMs, startedMs + timing.ttlMs / 20)
     return this.#dueMs - monotonicMs()
