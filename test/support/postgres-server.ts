@@ -117,7 +117,7 @@ class EmbeddedPostgres implements PostgresServer {
   async start(): Promise<void> {
     if (this.#server) return
     const { fsync = true, settings } = this.#options
-    const all = { listen_addresses: '127.0.0.1', fsync: fsync ? 'on' : 'off', ...settings }
+    const all = { listen_addresses: '127.0.0.1', fsync: fsync ? 'on' : 'off', ...settings, ...slowDisk() }
     const flags = Object.entries(all).flatMap(([name, value]) => ['-c', `${name}=${value}`])
     const chosen = this.#port
     const deadline = Date.now() + START_TIMEOUT_MS
@@ -206,6 +206,14 @@ function copyOfMade(binaries: string | undefined): PostgresOptions['fill'] {
   if (made === undefined || binaries !== undefined) return undefined
   // Node's own takes eight times as long.
   return (directory) => run('cp', ['-R', `${made}/.`, directory])
+}
+
+/** As on a disk that takes so long to flush: `npm run test:repeat -- --worlds slow-disk`. */
+function slowDisk(): Readonly<Record<string, string>> {
+  const delayMs = Number(process.env.TEST_FLUSH_DELAY_MS ?? 0)
+  if (delayMs === 0) return {}
+  // The delay is in microseconds, and also for a transaction that is alone.
+  return { fsync: 'on', commit_delay: String(delayMs * 1_000), commit_siblings: '0' }
 }
 
 function read(file: string): string {
