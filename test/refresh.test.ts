@@ -4,6 +4,7 @@ import type { Member } from '../src/api/member.js'
 import { type Cached, type Outcome, Refresh } from '../src/engine/refresh.js'
 import { snapshotOf } from '../src/engine/snapshot.js'
 import type { ChangesReading, MemberChange, MembersReading, Position, Reading } from '../src/engine/store.js'
+import { lostOf } from '../src/engine/told.js'
 
 interface Entry {
   readonly position: Position
@@ -67,8 +68,8 @@ class Ledger {
     )
   }
 
-  async readChanges(since: Position, upTo = Infinity, told = since): Promise<ChangesReading> {
-    const reading = await this.#answer(since)
+  async readChanges(since: Position, told: readonly Position[], upTo = Infinity): Promise<ChangesReading> {
+    const reading = await this.#answer(since, told)
     const entries =
       reading.history === 'same' ? this.#log.slice(since.revision, upTo).slice(0, this.#rows) : []
     const whole = entries.length === 0 || since.revision >= this.#trimmed
@@ -77,12 +78,11 @@ class Ledger {
       history: whole ? reading.history : 'unknown',
       changes: whole ? entries.map(({ change }) => change) : [],
       reached: (whole ? entries.at(-1)?.position : undefined) ?? since,
-      toldHistory: this.#historyAt(told),
     }
   }
 
-  async readMembers(after: number, since?: Position): Promise<MembersReading> {
-    const reading = await this.#answer(since)
+  async readMembers(after: number, told: readonly Position[], since?: Position): Promise<MembersReading> {
+    const reading = await this.#answer(since, told)
     const rest = this.#inOrder().filter(({ token }) => token > after)
     return {
       ...reading,
@@ -92,12 +92,15 @@ class Ledger {
     }
   }
 
-  async #answer(since: Position | undefined): Promise<Reading> {
+  async #answer(since: Position | undefined, told: readonly Position[]): Promise<Reading> {
     await Promise.resolve()
     if (this.failing) throw new Error('away')
     return {
       ...this.head,
       sweepOverdue: false,
+      lost: lostOf(told, this.head, (revision) =>
+        revision > this.#trimmed ? this.#log[revision - 1]?.position.stamp : undefined,
+      ),
       history: since === undefined ? 'unknown' : this.#historyAt(since),
     }
   }

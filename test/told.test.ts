@@ -1,36 +1,52 @@
 import { expect, test } from 'vitest'
-import { Told } from '../src/engine/told.js'
+import { lostOf, Told } from '../src/engine/told.js'
 
 const at = (revision: number, stamp: string) => ({ revision, stamp })
-
-test('promise 3: an answer that has what was told before the question contradicts nothing', () => {
-  const told = new Told(at(3, 'c'))
-  const look = told.look()
-  expect(told.hear(look, at(3, 'c'))).toBe(true)
-  expect(told.hear(look, at(5, 'e'))).toBe(true)
-  // What was told after the question need not be in its answer.
-  expect(told.hear(look, at(4, 'd'))).toBe(true)
-  expect(told.look().told).toEqual(at(5, 'e'))
-})
+const [a, b, c] = [at(1, 'a'), at(2, 'b'), at(3, 'c')]
 
 test.each([
-  ['not as far', at(2, 'b'), undefined],
-  ['as far, with another stamp', at(3, 'another'), undefined],
-  ['further, in a history that has another stamp there', at(9, 'z'), 'other'],
-] as const)('promise 3: an answer that is %s shows that commits are lost', (_what, answer, history) => {
-  const told = new Told(at(3, 'c'))
-  const look = told.look()
-  expect(told.hear(look, answer, history)).toBe(false)
-  expect(told.look().told).toEqual(at(3, 'c'))
+  ['is there', at(3, 'c'), undefined, undefined],
+  ['has been passed, as the log shows', at(9, 'z'), 'c', undefined],
+  ['has been passed, and the log was trimmed', at(9, 'z'), undefined, undefined],
+  ['has not been reached', at(2, 'b'), undefined, c],
+  ['has another stamp', at(3, 'another'), undefined, c],
+  ['has another stamp in the log', at(9, 'z'), 'another', c],
+] as const)('promise 3: a position that was told and that %s', (_what, head, logged, lost) => {
+  expect(lostOf([c], head, () => logged)).toBe(lost)
 })
 
-test('promise 3: after a loss only what was told since then counts, and it is the newest', () => {
-  const told = new Told(at(3, 'c'))
-  const lost = told.look().told ?? at(0, '')
-  told.replace(lost, at(1, 'a'))
-  expect(told.look().told).toEqual(at(1, 'a'))
-  const again = new Told(lost)
-  again.add(at(7, 'told meanwhile'))
-  again.replace(lost, at(1, 'a'))
-  expect(again.look().told).toEqual(at(7, 'told meanwhile'))
+test('promise 3: only what was told before the question has to be in its answer', () => {
+  const told = new Told(b)
+  const look = told.look()
+  told.add(c)
+  expect(lostOf(look.told, b)).toBeUndefined()
+  expect(lostOf(told.look().told, b)).toEqual(c)
+})
+
+test('promise 3: a position is not forgotten for a newer one, which may be of another history', () => {
+  const told = new Told(b)
+  told.add(c)
+  told.add(a)
+  expect(told.look().told).toEqual([b, c])
+  told.follow(b, c)
+  expect(told.look().told).toEqual([c])
+})
+
+test('promise 3: after a query only what was told since counts, and the position that it found', () => {
+  const told = new Told(b)
+  const look = told.look()
+  told.add(at(7, 'told meanwhile'))
+  told.settle(look, c)
+  expect(told.look().told).toEqual([at(7, 'told meanwhile')])
+  told.settle(told.look(), a)
+  expect(told.look().told).toEqual([a])
+})
+
+test('promise 11: of many positions the oldest and the newest are kept', () => {
+  const told = new Told(a)
+  for (let revision = 2; revision <= 100; revision++) told.add(at(revision, String(revision)))
+  const revisions = told.look().told.map(({ revision }) => revision)
+  expect(revisions).toHaveLength(8)
+  expect(revisions[0]).toBe(1)
+  expect(revisions.at(-1)).toBe(100)
 })

@@ -67,6 +67,7 @@ export class CachedReader {
     | undefined
   readonly #cache = new Cache({
     onDelta: (ids, delta) => {
+      if (delta.from !== undefined) this.told.follow(delta.from, delta.to)
       this.#news.add({ ids, otherHistory: false, full: false })
       reportDelta(this.#options.report, delta)
     },
@@ -295,7 +296,6 @@ export class CachedReader {
     }
     this.#mustReadAll = false
     const otherHistory = lost !== undefined
-    if (otherHistory) this.told.replace(lost, position)
     reportDifference(this.#options.report, this.snapshot, outcome.snapshot)
     this.#cache.replace(outcome, otherHistory)
     this.#news.add({ ids: undefined, otherHistory, full: outcome.kind === 'all' })

@@ -19,7 +19,7 @@ import { diffMembers } from './diff.js'
 import type { Report } from './report.js'
 import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf } from './snapshot.js'
 import { type Position, samePosition, type Sighting, type Store } from './store.js'
-import { Told } from './told.js'
+import { type Look, Told } from './told.js'
 
 export interface Cached {
   readonly snapshot: Snapshot
@@ -70,7 +70,7 @@ export class Refresh {
   readonly #cached: Cached | undefined
   readonly #told: Told
   #stage: Stage
-  #lost: Position | undefined
+  #loss: { readonly look: Look; readonly lost: Position } | undefined
   #misfit = false
   #sweepOverdue = false
 
@@ -105,13 +105,14 @@ export class Refresh {
 
   async #readChanges(stage: Stage & { reading: 'changes' }): Promise<Outcome | undefined> {
     const look = this.#told.look()
-    const answer = await this.#store.readChanges(stage.position, stage.target?.revision, look.told)
+    const answer = await this.#store.readChanges(stage.position, look.told, stage.target?.revision)
     const { changes, reached } = answer
     const head = this.#sighted(answer)
-    if (!this.#told.hear(look, head, answer.toldHistory)) {
+    if (answer.lost !== undefined) {
       this.#stage = { reading: 'members', members: [] }
       return undefined
     }
+    this.#told.settle(look, head)
     const target = stage.target ?? head
     if (samePosition(stage.position, target)) return { kind: 'same' }
     const bytes = stage.bytes + sizeOf(changes.map(({ member }) => member))
@@ -135,12 +136,13 @@ export class Refresh {
     const { members } = stage
     const before = this.#cached
     const look = this.#told.look()
-    const answer = await this.#store.readMembers(members.at(-1)?.token ?? -1, stage.last ?? look.told)
+    const answer = await this.#store.readMembers(members.at(-1)?.token ?? -1, look.told, stage.last)
+    const { lost, recovering } = answer
     const last = this.#sighted(answer)
+    if (lost === undefined) this.#told.settle(look, last)
     if (stage.last === undefined) {
-      const isLost = !this.#told.hear(look, last, answer.history)
-      if (isLost && answer.recovering) return { kind: 'same' }
-      if (isLost) this.#lost = look.told
+      if (lost !== undefined && recovering) return { kind: 'same' }
+      if (lost !== undefined) this.#loss = { look, lost }
     } else if (answer.history !== 'same') {
       this.#startOver()
     }
@@ -155,7 +157,7 @@ export class Refresh {
 
   async #readRest(stage: Stage & { reading: 'the rest' }): Promise<Outcome | undefined> {
     const { members, position, target } = stage
-    const answer = await this.#store.readChanges(position, target.revision)
+    const answer = await this.#store.readChanges(position, [], target.revision)
     this.#sighted(answer)
     const { changes, reached } = answer
     const done = samePosition(reached, target)
@@ -175,13 +177,14 @@ export class Refresh {
     const before = this.#cached
     if (
       before !== undefined &&
-      this.#lost === undefined &&
+      this.#loss === undefined &&
       samePosition(before.position, position) &&
       sameMembers(before.snapshot.members, snapshot.members)
     ) {
       return { kind: 'same' }
     }
-    return { kind, snapshot, position, lost: this.#lost, misfit: this.#misfit }
+    if (this.#loss !== undefined) this.#told.settle(this.#loss.look, position)
+    return { kind, snapshot, position, lost: this.#loss?.lost, misfit: this.#misfit }
   }
 
   /** Throws, so that the next attempt waits for a backoff. */

@@ -48,6 +48,8 @@ export interface Sighting extends Position {
 
 /** What one statement reads of a cluster: bounded in bytes, so that the statement ends in time. */
 export interface Reading extends Sighting {
+  /** One of the positions that had been told, if the database does not have it. */
+  readonly lost: Position | undefined
   /** Whether the history has the position that was asked about. 'unknown': the log was trimmed, or ends before it. */
   readonly history: 'same' | 'other' | 'unknown'
 }
@@ -57,8 +59,6 @@ export interface ChangesReading extends Reading {
   readonly changes: readonly MemberChange[]
   /** The position after them. */
   readonly reached: Position
-  /** As `history`, but about the position that had been told. */
-  readonly toldHistory: Reading['history']
 }
 
 export interface MembersReading extends Reading {
@@ -136,9 +136,9 @@ export interface Departure {
 
 export interface Store {
   /** Reads the changes after a position, up to the revision `upTo` if it is given. */
-  readChanges(since: Position, upTo?: number, told?: Position): Promise<ChangesReading>
+  readChanges(since: Position, told: readonly Position[], upTo?: number): Promise<ChangesReading>
   /** Reads the members with a token above `after`. The answer's `history` is about `since`. */
-  readMembers(after: number, since?: Position): Promise<MembersReading>
+  readMembers(after: number, told: readonly Position[], since?: Position): Promise<MembersReading>
   /** What the log has after a position; without one, only where the cluster is. */
   readLog(after?: Position): Promise<LogReading>
   heartbeat(registrations: readonly Registration[]): Promise<Heartbeat>

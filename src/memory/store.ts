@@ -38,7 +38,7 @@ export class MemoryStore implements Store {
     return () => this.#table.hints.delete(hint)
   }
 
-  async readChanges(since: Position, upTo?: number): Promise<ChangesReading> {
+  async readChanges(since: Position, _told: readonly Position[], upTo?: number): Promise<ChangesReading> {
     await this.#cord.pull()
     return this.#table.readChanges(since, upTo)
   }

@@ -43,10 +43,10 @@ export class Table {
     const read = this.#log.slice(since.revision, upTo)
     return {
       ...this.sighting,
+      lost: undefined,
       history: 'same',
       changes: read.map(({ change }) => change),
       reached: read.at(-1)?.position ?? since,
-      toldHistory: 'same',
     }
   }
 
@@ -67,7 +67,14 @@ export class Table {
   readMembers(after: number): MembersReading {
     const members = [...this.members.values()].filter(({ token }) => token > after)
     members.sort((a, b) => a.token - b.token)
-    return { ...this.sighting, history: 'same', members, complete: true, recovering: false }
+    return {
+      ...this.sighting,
+      lost: undefined,
+      history: 'same',
+      members,
+      complete: true,
+      recovering: false,
+    }
   }
 
   register(id: string, data: string, floor: number): number {

@@ -32,6 +32,22 @@ export function stampAt(
   )`
 }
 
+/** The stamps that the log has at the revisions of these positions now, as JSON. */
+export function stampsAt(
+  events: RawBuilder<unknown>,
+  cluster: string,
+  positions: readonly Position[],
+): RawBuilder<unknown> {
+  const revisions = array(
+    positions.map(({ revision }) => revision),
+    'bigint',
+  )
+  return sql`(
+    select json_object_agg(seen.revision, seen.stamp) from ${events} seen
+    where seen.cluster = ${cluster} and seen.revision = any (${revisions})
+  )`
+}
+
 export function memberColumns(table: string): RawBuilder<unknown> {
   return sql`encode(${sql.ref(`${table}.data`)}, 'base64') as data, ${timeColumn(sql.ref(`${table}.registered_at`))}`
 }

@@ -60,15 +60,12 @@ export function deltaOf(row: DeltaRow | undefined, changes: readonly MemberChang
   return { to, from: positionOf(revision - changes.length, before), changes }
 }
 
-export function historyOf(
-  since: Position,
-  head: Position,
-  row: { readonly stamp_then: string | null } | undefined,
-): Reading['history'] {
+/** `then`: the stamp that the log has at the position's revision, if it has one. */
+export function historyOf(since: Position, head: Position, then: string | undefined): Reading['history'] {
   if (samePosition(since, head)) return 'same'
-  const then = since.revision === head.revision ? head.stamp : (row?.stamp_then ?? '')
-  if (then === '' || since.stamp === '') return 'unknown'
-  return then === since.stamp ? 'same' : 'other'
+  const found = since.revision === head.revision ? head.stamp : (then ?? '')
+  if (found === '' || since.stamp === '') return 'unknown'
+  return found === since.stamp ? 'same' : 'other'
 }
 
 export function memberOf({ id, token, data, registered_at }: MemberRow): Member {

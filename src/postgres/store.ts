@@ -91,12 +91,12 @@ export class PostgresStore implements Store {
     return { name, key: Buffer.from(key, 'hex'), hints }
   }
 
-  readChanges(since: Position, upTo?: number, told?: Position): Promise<ChangesReading> {
-    return answerOf(this.#pages.readChanges(since, upTo, told))
+  readChanges(since: Position, told: readonly Position[], upTo?: number): Promise<ChangesReading> {
+    return answerOf(this.#pages.readChanges(since, told, upTo))
   }
 
-  readMembers(after: number, since?: Position): Promise<MembersReading> {
-    return answerOf(this.#pages.readMembers(after, since))
+  readMembers(after: number, told: readonly Position[], since?: Position): Promise<MembersReading> {
+    return answerOf(this.#pages.readMembers(after, told, since))
   }
 
   readLog(after?: Position): Promise<LogReading> {
