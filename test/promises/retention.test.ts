@@ -166,9 +166,12 @@ describe('contract: sweeps trim', () => {
     ])
     await sweeper.query('begin')
     await sweeper.query(`select ${schema}.sweep($1)`, [cluster])
-    await admin.query(`set lock_timeout = '1ms'`)
-    await admin.query(`update members set data = 'written meanwhile' where id = $1`, [id])
-    await admin.query('reset lock_timeout')
+    // Both transactions are open until the writer is done: if it waits for one of them, it waits for ever. (It may
+    // wait a moment for others: NOTIFY takes a lock of the whole server.)
+    await sweeper.query('set local idle_in_transaction_session_timeout = 0')
+    await until(() => admin.query(`update members set data = 'written meanwhile' where id = $1`, [id]), {
+      message: 'the writer does not wait for the sweep',
+    })
     await sweeper.query('commit')
     expect((await eventsOf(admin, schema, cluster)).map(({ revision }) => revision)).toEqual([
       1, 2, 4, 6, 8, 9,

@@ -135,6 +135,17 @@ describe('a TCP proxy', () => {
     await connected()
   })
 
+  test('refuse turns away what is new, until restored on the same port; what is open goes on', async () => {
+    const one = await connected()
+    proxy.refuse()
+    await client().fails('ECONNREFUSED')
+    one.socket.write('still here')
+    await one.hears('echo:still here')
+    await proxy.restore()
+    await connected()
+    expect(proxy.connections).toBe(2)
+  })
+
   test('reset leaves the door open', async () => {
     const one = await connected()
     proxy.reset()

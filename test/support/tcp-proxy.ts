@@ -62,10 +62,15 @@ export class TcpProxy implements AsyncDisposable {
   /** Resets every connection, and refuses new ones until `restore`. */
   async cut(): Promise<void> {
     const closed = this.#server && once(this.#server, 'close')
-    this.#server?.close()
-    this.#server = undefined
+    this.refuse()
     this.reset()
     await closed
+  }
+
+  /** Refuses new connections until `restore`. Those that are open go on. */
+  refuse(): void {
+    this.#server?.close()
+    this.#server = undefined
   }
 
   /** Accepts connections again, on the same port. */
