@@ -13,6 +13,8 @@ vi.mock('node:os', () => ({
 let monotonicMs: () => number
 
 beforeEach(async () => {
+  // Fractions of a second do not add up the same from every beginning.
+  Object.assign(machine, { awakeMs: 0, bootMs: 0, asked: 0 })
   vi.useFakeTimers({ toFake: ['Date'] })
   vi.resetModules()
   ;({ monotonicMs } = await import('../src/kit/clock.js'))
