@@ -1,6 +1,12 @@
 import pg from 'pg'
 import { expect, onTestFinished, test } from 'vitest'
-import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
+import {
+  type AdminClient,
+  databaseUrl,
+  freshSchema,
+  inOneRoundTrip,
+  uniqueName,
+} from '../support/database.js'
 import { expectWholeLog, storyOf, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster } from '../support/opened.js'
 import { until } from '../support/until.js'
@@ -318,17 +324,12 @@ test('promise 6: a sweep that suspects somebody comes back after the grace, and 
   await admin.query(`update ${members} set crash_grace = '400 ms' where cluster = $1`, [cluster])
   const sweeping = `select wait_ms from ${schema}.sweep('${cluster}')`
   const turn = `select turn::text from ${sweeps} where cluster = '${cluster}'`
-  // Turns that are far ahead, as in a cluster of fifty. In one round trip: the grace must not end meanwhile.
-  const results = (await admin.query(`
-    begin; update ${sweeps} set turn = clock_timestamp() + interval '10 s', swept_at = clock_timestamp()
-      where cluster = '${cluster}'; commit;
-    ${turn}; begin; ${sweeping}; commit; ${turn}; begin; ${sweeping}; commit`)) as unknown as {
-    readonly command: string
-    readonly rows: readonly { readonly wait_ms: number; readonly turn: string }[]
-  }[]
-  const [before, first, after, second] = results
-    .filter(({ command }) => command === 'SELECT')
-    .map(({ rows }) => rows[0])
+  // Turns that are far ahead, as in a cluster of fifty.
+  const ahead = `update ${sweeps} set turn = clock_timestamp() + interval '10 s', swept_at = clock_timestamp()
+    where cluster = '${cluster}'`
+  const [before, first, after, second] = await inOneRoundTrip<{ wait_ms: number; turn: string }>(admin, [
+    ...[ahead, turn, sweeping, turn, sweeping],
+  ])
   expect(first?.wait_ms).toBeGreaterThan(0)
   expect(first?.wait_ms).toBeLessThanOrEqual(403)
   expect(after).toEqual(before)

@@ -271,6 +271,9 @@ describe('promise 11: an eviction', () => {
     const name = uniqueName()
     const [id = ''] = await typeMembers(admin, schema, name, ['fenced'])
     await admin.query(`alter function evict set lock_timeout = '100ms'`)
+    onTestFinished(async () => {
+      await admin.query(`alter function evict set lock_timeout = '5s'`)
+    })
     const fencing = await openAdmin()
     await fencing.query('begin')
     await fencing.query(`select ${schema}.fence($1::uuid, 1)`, [id])

@@ -1,5 +1,5 @@
 import type { Lease, Membership, PostgresCluster } from 'pg-membership'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { Chance } from '../support/chance.js'
 import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { expectWholeLog, tableOf } from '../support/event-log.js'
@@ -182,16 +182,21 @@ test('promise 8: who deregisters at whatever moment of a return, over whatever n
 test('promise 8: a registration that was given up while its statement was lost on the way does not stay, however late it arrives', async () => {
   const its = await scene()
   const { admin, locking, proxy, name, cluster } = its
+  // By itself it would end after a second.
+  await admin.query(`alter function ${schema}.register set lock_timeout = 0`)
+  onTestFinished(async () => {
+    await admin.query(`alter function ${schema}.register set lock_timeout = '1s'`)
+  })
   for (let n = 0; n < 3; n++) {
     await locking.query('begin')
     await locking.query(`select from ${schema}.clusters where name = $1 for update`, [name])
     const ghost = cluster.createMembership({ data: 'ghost' })
     ghost.register().catch(() => undefined)
     await whenCallBlocked(admin, schema, 'register')
-    proxy.reset()
+    // The server would notice a reset within a second.
+    proxy.abandon()
     await ghost.deregister()
     expect(cluster.snapshot?.get(ghost.id)).toBeUndefined()
-    // The server notices within a second that its client is gone, and has not yet.
     expect(await isCallBlocked(admin, schema, 'register')).toBe(true)
     const { revision } = await tableOf(admin, schema, name)
     await locking.query('commit')

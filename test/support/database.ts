@@ -43,6 +43,19 @@ async function giveBack(client: AdminClient): Promise<void> {
   idle.add(client)
 }
 
+/**
+ * The one row of each query. Each is a transaction of its own, and no time passes between them but the server's own: what
+ * is about to end by itself does not end meanwhile.
+ */
+export async function inOneRoundTrip<R>(
+  admin: Pick<pg.Client, 'query'>,
+  queries: readonly string[],
+): Promise<R[]> {
+  const text = queries.map((query) => `begin; ${query}; commit`).join('; ')
+  const results = (await admin.query(text)) as unknown as readonly pg.QueryResult[]
+  return results.filter(({ command }) => command === 'SELECT').map(({ rows }) => rows[0] as R)
+}
+
 /** A name that no other test of any run uses, so that files and runs share a database. */
 export function uniqueName(prefix = 'cluster'): string {
   return `${prefix}-${randomUUID().slice(0, 13)}`

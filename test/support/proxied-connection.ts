@@ -52,6 +52,12 @@ export class ProxiedConnection {
     }
   }
 
+  /** The client sees a reset, and the server does not hear of it. */
+  abandon(): void {
+    this.held = true
+    Object.assign(this.#sockets[0], { resetAndClosing: true }).destroy()
+  }
+
   /** What the client has sent and sends from now on waits; also when the client has gone meanwhile. */
   set held(held: boolean) {
     this.#held = held

@@ -153,6 +153,16 @@ describe('a TCP proxy', () => {
     await connected()
   })
 
+  test('abandoned, a connection is reset for its client, and the server does not hear of it', async () => {
+    const one = await connected()
+    proxy.abandon()
+    await one.fails('ECONNRESET')
+    await connected()
+    expect([echo.sockets.size, echo.resets]).toEqual([2, 0])
+    proxy.reset()
+    await until(() => echo.sockets.size === 0, { message: 'the server is reset, too' })
+  })
+
   test('frozen, it is silent in both directions, then passes on what was held back', async () => {
     const one = await connected()
     proxy.freeze()

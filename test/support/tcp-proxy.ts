@@ -88,6 +88,11 @@ export class TcpProxy implements AsyncDisposable {
     for (const connection of this.#connections) connection.reset()
   }
 
+  /** Resets every connection at the client's end only: the server goes on with what it was asked. New ones are welcome. */
+  abandon(): void {
+    for (const connection of this.#connections) connection.abandon()
+  }
+
   /** Sockets stay open and fall silent, as when a peer's machine or the network is gone. New ones, too. */
   freeze({ direction = 'both' }: { readonly direction?: Direction | 'both' } = {}): void {
     if (direction !== 'toClient') this.#conditions.frozen.toServer = true
