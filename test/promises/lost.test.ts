@@ -4,7 +4,7 @@ import { databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { eventsOf, storyOf, tableOf } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { until } from '../support/until.js'
-import { startWorker } from '../support/worker.js'
+import { firstTurnAfter, startWorker } from '../support/worker.js'
 
 const schema = await freshSchema()
 const TTL_MS = 1_500
@@ -80,8 +80,7 @@ test('promises 6 and 8: a process that is stopped expires; in its first turn aft
   await until(() => observer.snapshot?.get(id) === undefined, { message: 'the observer sees it gone' })
   expect(performance.now() - stoppedMs).toBeLessThan(TTL_MS + 2_000)
   worker.signal('SIGCONT')
-  await until(() => worker.toldOf('stalled').length > 0, { message: 'its first turn afterwards' })
-  expect(worker.toldOf('stalled')[0]?.trusted).toEqual([false])
+  expect(await firstTurnAfter(worker, 0.9 * TTL_MS)).toEqual([false])
   expect(worker.toldOf('lost')).toEqual([{ kind: 'lost', reason: 'unreachable' }])
   expect(await worker.ask('nextLease', 0)).toBeGreaterThan(token)
   await until(() => (observer.snapshot?.get(id)?.token ?? 0) > token, {
@@ -125,6 +124,7 @@ test('promise 8: a process whose member was deleted by hand while its event loop
   await worker.ask('open', { connection: databaseUrl(), schema, name, ttlMs: 4 * TTL_MS })
   const { id, token } = await worker.ask('join', {})
   const blocked = worker.ask('block', TTL_MS)
+  await until(() => worker.toldOf('blocking').length > 0, { message: 'it is blocked' })
   await admin.query(`delete from ${schema}.members where id = $1`, [id])
   // It cannot know yet.
   expect(await blocked).toEqual([true])
@@ -148,9 +148,9 @@ test('promise 8: a slow heartbeat does not stretch the lease', async () => {
   const lease = await membership.register()
   // Requests get through, answers do not: the row is renewed, and this process cannot know.
   proxy.freeze({ direction: 'toClient' })
-  const frozenMs = performance.now()
-  await until(() => lease.signal.aborted, { message: 'the lease ends' })
-  expect(performance.now() - frozenMs).toBeLessThan(2 * TTL_MS)
+  // A timer that is due after the lease has to end comes after that end, also where the machine is busy and both are late.
+  await new Promise((resolve) => setTimeout(resolve, 2 * TTL_MS))
+  expect(lease.signal.aborted).toBe(true)
   expect(lease.signal.reason).toMatchObject({ reason: 'unreachable' })
   proxy.thaw()
   expect((await membership.whenRegistered()).token).toBe(lease.token)

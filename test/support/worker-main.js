@@ -225,6 +225,7 @@ const commands = {
     return undefined
   },
   async block(ms) {
+    tell({ kind: 'blocking' })
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
     // Still the same turn: no timer and no socket has been served.
     return memberships.map(({ lease }) => lease !== undefined)

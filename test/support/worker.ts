@@ -40,7 +40,7 @@ export interface Commands {
   lead: Command<{ readonly url: string; readonly schema: string; readonly table: string }, undefined>
   /** Stops churning or leading. */
   rest: Command<undefined, undefined>
-  /** Blocks the event loop; whether each membership trusts its lease right afterwards. */
+  /** Tells 'blocking', and blocks the event loop; whether each membership trusts its lease right afterwards. */
   block: Command<number, readonly boolean[]>
   /** From now on its Date is off by this. */
   shiftDate: Command<number, undefined>
@@ -58,6 +58,7 @@ export type Told =
   | { readonly kind: 'lost'; readonly reason: string }
   /** On the channel pg-membership:error. */
   | { readonly kind: 'error'; readonly message: string }
+  | { readonly kind: 'blocking' }
   | { readonly kind: 'stalled'; readonly stalledMs: number; readonly trusted: readonly boolean[] }
   | { readonly kind: 'trouble'; readonly message: string }
   | { readonly kind: 'uncaught'; readonly message: string }
@@ -85,6 +86,14 @@ export async function startWorker(): Promise<Worker> {
   onTestFinished(() => worker.kill())
   await worker.ready
   return worker
+}
+
+/** In its first turn after it was not running for so long, which a busy machine alone does not make: whom it trusted. */
+export async function firstTurnAfter(worker: Worker, ms: number): Promise<readonly boolean[]> {
+  const { trusted } = await until(() => worker.toldOf('stalled').find(({ stalledMs }) => stalledMs >= ms), {
+    message: `its first turn after ${ms} ms`,
+  })
+  return trusted
 }
 
 /** Nothing went wrong in it, nothing was printed, and nothing keeps it alive. */
