@@ -64,7 +64,7 @@ test('contract: snapshot, status, lease and heartbeat tell what a process does i
   const modes = messagesOf('pg-membership:status', name)
   const leases = messagesOf('pg-membership:lease', name)
   const heartbeats = messagesOf('pg-membership:heartbeat', name)
-  const cluster = openCluster({ schema, name, ttlMs: 1_000, heartbeatMs: 100 })
+  const cluster = openCluster({ schema, name, ttlMs: 10_000, heartbeatMs: 100 })
   const membership = await joined(cluster)
   const { token } = membership.lease ?? {}
   await until(() => cluster.status.mode === 'listening' && heartbeats.length > 0, { message: 'it beats' })

@@ -81,7 +81,7 @@ function observed(cluster: Cluster, meter: Meter): () => void {
 test('contract: a cluster in PostgreSQL is measured: members, registrations, heartbeats, refreshes, changes', async () => {
   const { meter, collect } = openMeter()
   const name = uniqueName()
-  const cluster = openCluster({ schema, name, ttlMs: 1_000, heartbeatMs: 100 })
+  const cluster = openCluster({ schema, name, ttlMs: 10_000, heartbeatMs: 100 })
   observed(cluster, meter)
   expect((await collect()).value('mode', { mode: 'connecting' })).toBe(1)
   const membership = await joined(cluster)
@@ -236,7 +236,7 @@ describe('contract: the guide lists what is measured', () => {
   async function everything(): Promise<Measured> {
     const { meter, collect } = openMeter()
     const name = uniqueName()
-    const cluster = openCluster({ schema, name, ttlMs: 1_000, heartbeatMs: 100 })
+    const cluster = openCluster({ schema, name, ttlMs: 10_000, heartbeatMs: 100 })
     observed(cluster, meter)
     await joined(cluster)
     return await until(
