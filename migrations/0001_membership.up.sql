@@ -602,7 +602,7 @@ begin
   end if;
   for look in 1 .. 2 loop
     select count(*), max(wanted.floor), array_agg(wanted.id), array_agg(wanted.data),
-      (select true from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3)
+      exists (select from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3)
     into joiners, highest_floor, new_ids, new_contents, is_watched
     from unnest(ids, contents, floors) wanted (id, data, floor)
     where not exists (select from members m where m.id = wanted.id)
@@ -628,10 +628,10 @@ begin
     from unnest(ids, floors) wanted (id, floor)
     join members m on m.id = wanted.id and m.token <= wanted.floor
     where m.id = any (held_ids);
-    perform remove_members(cluster_name, old_ids, old_tokens, 'superseded');
+    perform remove_members(cluster_name, old_ids, old_tokens, 'superseded', told_since => since - member_ttl);
     update members m set heartbeat_at = greatest(m.heartbeat_at, clock_timestamp()), suspected_at = null,
       session = claimed, session_role = role_claimed
-    where m.id = any (held_ids);
+    where m.id = any (held_ids) and m.draining_since is null;
   end loop;
 
   if joiners > 0 then
@@ -642,18 +642,25 @@ begin
       end if;
     end if;
     head := advance(cluster_name, joiners, highest_floor);
+    -- This may have waited, or been stopped, since it looked: a member may have been evicted, or have come and left.
+    if clock_timestamp() > attempted_at + interval '10 seconds' then
+      raise exception 'the attempt to register began at %, too long ago', attempted_at using errcode = 'MB003';
+    end if;
     if exists (
       select from evictions v
       where v.cluster = cluster_name and v.member = any (new_ids) and coalesce(v.until > clock_timestamp(), true)
+    ) or exists (
+      select from unnest(new_ids) joiner (id)
+      where exists (
+        select from events e
+        where e.member = joiner.id and (e.member, e.at) >= (joiner.id, attempted_at) and e.at <= clock_timestamp()
+          and e.kind || '' = 'left' and e.reason <> 'superseded'
+      )
     ) then
-      raise exception 'a member was evicted while it registered' using errcode = 'serialization_failure';
+      raise exception 'a member was evicted or left while it registered' using errcode = 'serialization_failure';
     end if;
-    if is_watched is null then
-      begin
-        perform watch(cluster_name); -- Nobody sweeps: silence is counted from now on.
-      exception when lock_not_available then
-        null; -- A transaction that has swept is still open. The registration need not wait for it.
-      end;
+    if not is_watched then
+      perform watch(cluster_name); -- Nobody sweeps: silence is counted from now on.
     end if;
     -- Read after the cluster was locked. With an earlier time, a registration that waited could expire immediately.
     moment := clock_timestamp();
@@ -689,7 +696,7 @@ begin
     select m.id, case when m.cluster = cluster_name then m.token end, m.registered_at, head.revision, head.stamp, null::uuid,
       null::text, null::text, null::timestamptz
     from unnest(ids, floors) wanted (id, floor) join members m on m.id = wanted.id
-    where m.cluster <> cluster_name or (m.token > wanted.floor and m.heartbeat_at >= since)
+    where m.cluster <> cluster_name or (m.token > wanted.floor and (m.id = any (held_ids) or m.id = any (new_ids)))
     union all
     select v.member, null, null, head.revision, head.stamp, null, v.by_role, v.note, v.until
     from unnest(ids, floors) wanted (id, floor)
@@ -792,15 +799,22 @@ $$;
 -- One subtransaction locks and deletes. If a transaction locked a row and its subtransaction deleted it, the row
 -- would count as locked by several, and would be slow to read until it is vacuumed.
 --
--- Something on the application's side may refuse or be locked (a foreign key). Then the rows are deleted one by
--- one, in random order and for one second at most. So the obstacle holds back its own member only, and rows that
--- fail do not keep the others waiting for ever.
+-- The cluster is locked last, by the trigger, when all that is attached to the rows has gone: however long that takes,
+-- others join, change and leave meanwhile. So all rows go in one statement.
+--
+-- Something on the application's side may refuse or be locked (a foreign key). Then each row is tried alone, which is
+-- undone, in random order and for one second at most, and those that can go are deleted together. So the obstacle
+-- holds back its own member only, and rows that fail do not keep the others waiting for ever.
 --
 -- Something there may be slow (a cascade through millions of rows), and take longer than the client waits. Then
 -- the deletion goes on without the client and commits. If it were cancelled, each sweep would begin it again, and
 -- nobody would ever be removed.
+--
+-- Those of crashed_ids have crashed. Who registers again because of a drain that was taken back after told_since was
+-- removed by the operator, though the row does not say so any more.
 create function :"schema".remove_members(
-  cluster_name text, ids uuid[], tokens bigint[], why text, out removed uuid[], out obstacles text[]
+  cluster_name text, ids uuid[], tokens bigint[], why text, crashed_ids uuid[] default null,
+  told_since timestamptz default null, out removed uuid[], out obstacles text[]
 )
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -809,7 +823,8 @@ as $$
 declare
   since constant bigint := (select c.revision from clusters c where c.name = cluster_name);
   refused_at timestamptz;
-  one uuid;
+  free_ids uuid[];
+  free_tokens bigint[];
   n integer;
 begin
   removed := '{}';
@@ -817,18 +832,25 @@ begin
     return;
   end if;
   perform set_config('client_connection_check_interval', '0', true);
-  begin
-    with gone as (
-      delete from members m
-      where m.id = any (array(
-        select l.id from unnest(ids, tokens) leaver (id, token) join members l on l.id = leaver.id and l.token = leaver.token
-        where l.cluster is not distinct from cluster_name
-        order by l.id for update of l skip locked
-      ))
-      returning m.id
-    )
-    select coalesce(array_agg(g.id), '{}') into removed from gone g;
-  exception when others then
+  for attempt in 1 .. 2 loop
+    begin
+      with gone as (
+        delete from members m
+        where m.id = any (array(
+          select l.id from unnest(ids, tokens) leaver (id, token) join members l on l.id = leaver.id and l.token = leaver.token
+          where l.cluster is not distinct from cluster_name
+          order by l.id for update of l skip locked
+        ))
+        returning m.id
+      )
+      select coalesce(array_agg(g.id), '{}') into removed from gone g;
+      exit;
+    exception when others then
+      if attempt = 2 then
+        obstacles := obstacles || format('%s: %s (%s)', array_to_string(ids, ', '), sqlerrm, sqlstate);
+        exit;
+      end if;
+    end;
     refused_at := clock_timestamp();
     for n in select i from generate_subscripts(ids, 1) i order by random() loop
       exit when clock_timestamp() > refused_at + interval '1 second';
@@ -838,20 +860,35 @@ begin
           select l.id from members l
           where l.id = ids[n] and l.token = tokens[n] and l.cluster is not distinct from cluster_name
           for update skip locked
-        ))
-        returning m.id into one;
-        if found then
-          removed := removed || one;
-        end if;
-      exception when others then
-        obstacles := obstacles || format('%s: %s (%s)', ids[n], sqlerrm, sqlstate);
+        ));
+        raise exception 'undone' using errcode = 'MB000';
+      exception
+        when sqlstate 'MB000' then
+          free_ids := free_ids || ids[n];
+          free_tokens := free_tokens || tokens[n];
+        when others then
+          obstacles := obstacles || format('%s: %s (%s)', ids[n], sqlerrm, sqlstate);
       end;
     end loop;
-  end;
+    exit when free_ids is null;
+    ids := free_ids;
+    tokens := free_tokens;
+  end loop;
   if removed <> '{}' then
-    update events e set reason = why
+    -- Where one process is alone, nobody sweeps, and these would stay.
+    delete from held_heartbeats d where d.ctid = any (array(
+      select h.ctid from held_heartbeats h where h.member = any (removed) and h.token = any (tokens) for update skip locked
+    ));
+    update events e set reason = case when e.member = any (crashed_ids) then 'crashed' else why end
     where e.cluster = cluster_name and e.revision > since and e.reason = 'removed' and e.note is null
       and e.member = any (removed) and e.token = any (tokens);
+    if told_since is not null then
+      update events e set reason = 'removed', by_role = v.by_role, note = v.note
+      from evictions v
+      where e.cluster = cluster_name and e.revision > since and e.reason = why and e.kind = 'left'
+        and e.member = any (removed) and e.token = any (tokens)
+        and v.cluster = e.cluster and v.member = e.member and v.token = e.token and v.allowed_at > told_since;
+    end if;
   end if;
 end
 $$;
@@ -940,19 +977,20 @@ create table :"schema".evictions (
   by_role text        not null default session_user,
   note    :"schema".event_note not null,
   until   timestamptz,
+  allowed_at timestamptz,
+  allowed_by text,
   primary key (cluster, member)
 );
 comment on table :"schema".evictions is
-  'Who was evicted or drained, and may not register. The last eviction of each member; allow() deletes it.';
+  'Who was evicted or drained, and may not register until then. The last eviction of each member, also when it has ended.';
 comment on column :"schema".evictions.token is 'The registration that was there; null: none was.';
 comment on column :"schema".evictions.by_role is 'The role that evicted: it had logged in as this.';
-comment on column :"schema".evictions.until is 'When the member may register again; null: when it is allowed to.';
+comment on column :"schema".evictions.until is
+  'When the member may register again; null: when it is allowed to; -infinity: it was allowed.';
+comment on column :"schema".evictions.allowed_at is 'When it was allowed; null: it was not.';
+comment on column :"schema".evictions.allowed_by is 'The role that allowed it: it had logged in as this.';
 
--- Notes the eviction, and marks the row of the member, if it has one. Returns its token.
---
--- Attempts to register lock the cluster, and then look for evictions. This locks the cluster, too, and writes its row:
--- so an attempt that is under way is either over, and its row is found here, or it will find the eviction. Even one
--- with an older snapshot (REPEATABLE READ) fails then.
+-- Notes the eviction, and marks the row of the member, if it has one. Returns its token. The cluster is not locked yet.
 create function :"schema".note_eviction(cluster_name text, member_id uuid, why text, stay_away interval) returns bigint
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -968,22 +1006,43 @@ begin
     raise exception 'stay_away must be more than 0, not %', stay_away
       using errcode = 'invalid_parameter_value', hint = 'With null the member stays away until it is allowed again.';
   end if;
-  perform from members m where m.id = member_id and m.cluster = cluster_name for no key update;
-  update clusters c set stamp = c.stamp where c.name = cluster_name;
-  if not found then
+  if not exists (select from clusters c where c.name = cluster_name) then
     raise exception 'there is no cluster %', cluster_name using errcode = 'no_data_found';
   end if;
   update members m set draining_since = coalesce(m.draining_since, clock_timestamp())
   where m.id = member_id and m.cluster = cluster_name
   returning m.token into registration;
   if not found and not exists (select from events e where e.member = member_id and e.cluster = cluster_name) then
-    raise exception 'member % was never in cluster %', member_id, cluster_name using errcode = 'no_data_found';
+    raise exception 'cluster % has no member %, and its log knows of none', cluster_name, member_id using errcode = 'no_data_found';
   end if;
   insert into evictions (cluster, member, token, note, until)
   values (cluster_name, member_id, registration, why, clock_timestamp() + stay_away)
   on conflict (cluster, member) do update
   set token = excluded.token, at = excluded.at, by_role = excluded.by_role, note = excluded.note,
-    until = excluded.until;
+    until = excluded.until, allowed_at = null, allowed_by = null;
+  return registration;
+end
+$$;
+
+-- Locks the cluster at last, and looks whether an attempt to register came between. Returns its token.
+--
+-- Attempts to register lock the cluster, and then look for evictions. This locks the cluster, too, and writes its row:
+-- so an attempt that is under way is either over, and its row is found here, or it will find the eviction. Even one
+-- with an older snapshot (REPEATABLE READ) fails then.
+create function :"schema".settle_eviction(cluster_name text, member_id uuid) returns bigint
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+declare
+  registration bigint;
+begin
+  update clusters c set stamp = c.stamp where c.name = cluster_name;
+  update members m set draining_since = coalesce(m.draining_since, clock_timestamp())
+  where m.id = member_id and m.cluster = cluster_name
+  returning m.token into registration;
+  if found then
+    update evictions v set token = registration where v.cluster = cluster_name and v.member = member_id;
+  end if;
   return registration;
 end
 $$;
@@ -992,7 +1051,8 @@ $$;
 -- registered at this moment. Returns the token of the registration that was removed; null: there was none.
 --
 -- It waits for a transaction that holds the member's row (a fence), but only 5 seconds. What the application has
--- attached to members may refuse. In both cases nothing has happened, and the error says why.
+-- attached to members may refuse, or take long. Nobody else in the cluster waits for that. If it fails, nothing has
+-- happened, and the error says why.
 create function :"schema".evict(cluster_name text, member_id uuid, note text, stay_away interval default null)
 returns bigint
 language plpgsql security definer
@@ -1002,8 +1062,8 @@ set lock_timeout = '5s'
 as $$
 declare
   registration bigint;
+  newer bigint;
 begin
-  -- Before the cluster is locked: nobody else in it has to wait.
   begin
     perform from members m where m.id = member_id and m.cluster = cluster_name for update;
   exception when lock_not_available then
@@ -1012,7 +1072,11 @@ begin
   end;
   registration := note_eviction(cluster_name, member_id, note, stay_away);
   delete from members m where m.id = member_id and m.cluster = cluster_name;
-  return registration;
+  newer := settle_eviction(cluster_name, member_id);
+  if newer is not null then
+    delete from members m where m.id = member_id and m.cluster = cluster_name;
+  end if;
+  return coalesce(newer, registration);
 end
 $$;
 
@@ -1026,12 +1090,13 @@ set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '5s'
 as $$
 begin
-  return note_eviction(cluster_name, member_id, note, stay_away);
+  perform note_eviction(cluster_name, member_id, note, stay_away);
+  return settle_eviction(cluster_name, member_id);
 end
 $$;
 
--- Takes back what evict() or drain() said. Returns false if there was nothing to take back. A process that was kept
--- away registers again within a heartbeat; one that was asked to leave and has not heard of it stays.
+-- Takes back what evict() or drain() said, and notes by whom. Returns false if there was nothing to take back. A process
+-- that was kept away registers again within a heartbeat; one that was asked to leave and has not heard of it stays.
 create function :"schema".allow(cluster_name text, member_id uuid) returns boolean
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -1040,7 +1105,8 @@ as $$
 begin
   update members m set draining_since = null
   where m.id = member_id and m.cluster = cluster_name and m.draining_since is not null;
-  delete from evictions v where v.cluster = cluster_name and v.member = member_id;
+  update evictions v set until = '-infinity', allowed_at = clock_timestamp(), allowed_by = session_user
+  where v.cluster = cluster_name and v.member = member_id and v.allowed_at is null;
   return found;
 end
 $$;

@@ -12,15 +12,22 @@
 -- One subtransaction locks and deletes. If a transaction locked a row and its subtransaction deleted it, the row
 -- would count as locked by several, and would be slow to read until it is vacuumed.
 --
--- Something on the application's side may refuse or be locked (a foreign key). Then the rows are deleted one by
--- one, in random order and for one second at most. So the obstacle holds back its own member only, and rows that
--- fail do not keep the others waiting for ever.
+-- The cluster is locked last, by the trigger, when all that is attached to the rows has gone: however long that takes,
+-- others join, change and leave meanwhile. So all rows go in one statement.
+--
+-- Something on the application's side may refuse or be locked (a foreign key). Then each row is tried alone, which is
+-- undone, in random order and for one second at most, and those that can go are deleted together. So the obstacle
+-- holds back its own member only, and rows that fail do not keep the others waiting for ever.
 --
 -- Something there may be slow (a cascade through millions of rows), and take longer than the client waits. Then
 -- the deletion goes on without the client and commits. If it were cancelled, each sweep would begin it again, and
 -- nobody would ever be removed.
+--
+-- Those of crashed_ids have crashed. Who registers again because of a drain that was taken back after told_since was
+-- removed by the operator, though the row does not say so any more.
 create function :"schema".remove_members(
-  cluster_name text, ids uuid[], tokens bigint[], why text, out removed uuid[], out obstacles text[]
+  cluster_name text, ids uuid[], tokens bigint[], why text, crashed_ids uuid[] default null,
+  told_since timestamptz default null, out removed uuid[], out obstacles text[]
 )
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -29,7 +36,8 @@ as $$
 declare
   since constant bigint := (select c.revision from clusters c where c.name = cluster_name);
   refused_at timestamptz;
-  one uuid;
+  free_ids uuid[];
+  free_tokens bigint[];
   n integer;
 begin
   removed := '{}';
@@ -37,18 +45,25 @@ begin
     return;
   end if;
   perform set_config('client_connection_check_interval', '0', true);
-  begin
-    with gone as (
-      delete from members m
-      where m.id = any (array(
-        select l.id from unnest(ids, tokens) leaver (id, token) join members l on l.id = leaver.id and l.token = leaver.token
-        where l.cluster is not distinct from cluster_name
-        order by l.id for update of l skip locked
-      ))
-      returning m.id
-    )
-    select coalesce(array_agg(g.id), '{}') into removed from gone g;
-  exception when others then
+  for attempt in 1 .. 2 loop
+    begin
+      with gone as (
+        delete from members m
+        where m.id = any (array(
+          select l.id from unnest(ids, tokens) leaver (id, token) join members l on l.id = leaver.id and l.token = leaver.token
+          where l.cluster is not distinct from cluster_name
+          order by l.id for update of l skip locked
+        ))
+        returning m.id
+      )
+      select coalesce(array_agg(g.id), '{}') into removed from gone g;
+      exit;
+    exception when others then
+      if attempt = 2 then
+        obstacles := obstacles || format('%s: %s (%s)', array_to_string(ids, ', '), sqlerrm, sqlstate);
+        exit;
+      end if;
+    end;
     refused_at := clock_timestamp();
     for n in select i from generate_subscripts(ids, 1) i order by random() loop
       exit when clock_timestamp() > refused_at + interval '1 second';
@@ -58,20 +73,35 @@ begin
           select l.id from members l
           where l.id = ids[n] and l.token = tokens[n] and l.cluster is not distinct from cluster_name
           for update skip locked
-        ))
-        returning m.id into one;
-        if found then
-          removed := removed || one;
-        end if;
-      exception when others then
-        obstacles := obstacles || format('%s: %s (%s)', ids[n], sqlerrm, sqlstate);
+        ));
+        raise exception 'undone' using errcode = 'MB000';
+      exception
+        when sqlstate 'MB000' then
+          free_ids := free_ids || ids[n];
+          free_tokens := free_tokens || tokens[n];
+        when others then
+          obstacles := obstacles || format('%s: %s (%s)', ids[n], sqlerrm, sqlstate);
       end;
     end loop;
-  end;
+    exit when free_ids is null;
+    ids := free_ids;
+    tokens := free_tokens;
+  end loop;
   if removed <> '{}' then
-    update events e set reason = why
+    -- Where one process is alone, nobody sweeps, and these would stay.
+    delete from held_heartbeats d where d.ctid = any (array(
+      select h.ctid from held_heartbeats h where h.member = any (removed) and h.token = any (tokens) for update skip locked
+    ));
+    update events e set reason = case when e.member = any (crashed_ids) then 'crashed' else why end
     where e.cluster = cluster_name and e.revision > since and e.reason = 'removed' and e.note is null
       and e.member = any (removed) and e.token = any (tokens);
+    if told_since is not null then
+      update events e set reason = 'removed', by_role = v.by_role, note = v.note
+      from evictions v
+      where e.cluster = cluster_name and e.revision > since and e.reason = why and e.kind = 'left'
+        and e.member = any (removed) and e.token = any (tokens)
+        and v.cluster = e.cluster and v.member = e.member and v.token = e.token and v.allowed_at > told_since;
+    end if;
   end if;
 end
 $$;
@@ -139,7 +169,7 @@ $$;
 
 drop function :"schema".deregister(text, uuid[], bigint[]);
 drop function :"schema".deregister_as_owner(text, uuid[], bigint[]);
-drop function :"schema".remove_members(text, uuid[], bigint[], text);
+drop function :"schema".remove_members(text, uuid[], bigint[], text, uuid[], timestamptz);
 
 -- ==== grants: member
 

@@ -60,7 +60,7 @@ begin
   end if;
   for look in 1 .. 2 loop
     select count(*), max(wanted.floor), array_agg(wanted.id), array_agg(wanted.data),
-      (select true from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3)
+      exists (select from sweeps s where s.cluster = cluster_name and s.swept_at > clock_timestamp() - member_ttl / 3)
     into joiners, highest_floor, new_ids, new_contents, is_watched
     from unnest(ids, contents, floors) wanted (id, data, floor)
     where not exists (select from members m where m.id = wanted.id)
@@ -86,10 +86,10 @@ begin
     from unnest(ids, floors) wanted (id, floor)
     join members m on m.id = wanted.id and m.token <= wanted.floor
     where m.id = any (held_ids);
-    perform remove_members(cluster_name, old_ids, old_tokens, 'superseded');
+    perform remove_members(cluster_name, old_ids, old_tokens, 'superseded', told_since => since - member_ttl);
     update members m set heartbeat_at = greatest(m.heartbeat_at, clock_timestamp()), suspected_at = null,
       session = claimed, session_role = role_claimed
-    where m.id = any (held_ids);
+    where m.id = any (held_ids) and m.draining_since is null;
   end loop;
 
   if joiners > 0 then
@@ -100,18 +100,25 @@ begin
       end if;
     end if;
     head := advance(cluster_name, joiners, highest_floor);
+    -- This may have waited, or been stopped, since it looked: a member may have been evicted, or have come and left.
+    if clock_timestamp() > attempted_at + interval '10 seconds' then
+      raise exception 'the attempt to register began at %, too long ago', attempted_at using errcode = 'MB003';
+    end if;
     if exists (
       select from evictions v
       where v.cluster = cluster_name and v.member = any (new_ids) and coalesce(v.until > clock_timestamp(), true)
+    ) or exists (
+      select from unnest(new_ids) joiner (id)
+      where exists (
+        select from events e
+        where e.member = joiner.id and (e.member, e.at) >= (joiner.id, attempted_at) and e.at <= clock_timestamp()
+          and e.kind || '' = 'left' and e.reason <> 'superseded'
+      )
     ) then
-      raise exception 'a member was evicted while it registered' using errcode = 'serialization_failure';
+      raise exception 'a member was evicted or left while it registered' using errcode = 'serialization_failure';
     end if;
-    if is_watched is null then
-      begin
-        perform watch(cluster_name); -- Nobody sweeps: silence is counted from now on.
-      exception when lock_not_available then
-        null; -- A transaction that has swept is still open. The registration need not wait for it.
-      end;
+    if not is_watched then
+      perform watch(cluster_name); -- Nobody sweeps: silence is counted from now on.
     end if;
     -- Read after the cluster was locked. With an earlier time, a registration that waited could expire immediately.
     moment := clock_timestamp();
@@ -147,7 +154,7 @@ begin
     select m.id, case when m.cluster = cluster_name then m.token end, m.registered_at, head.revision, head.stamp, null::uuid,
       null::text, null::text, null::timestamptz
     from unnest(ids, floors) wanted (id, floor) join members m on m.id = wanted.id
-    where m.cluster <> cluster_name or (m.token > wanted.floor and m.heartbeat_at >= since)
+    where m.cluster <> cluster_name or (m.token > wanted.floor and (m.id = any (held_ids) or m.id = any (new_ids)))
     union all
     select v.member, null, null, head.revision, head.stamp, null, v.by_role, v.note, v.until
     from unnest(ids, floors) wanted (id, floor)
