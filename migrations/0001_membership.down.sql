@@ -39,6 +39,7 @@ drop function :"schema".sweep_idle(text[]);
 drop function :"schema".sweep(text);
 drop function :"schema".sweep_as_owner(text);
 drop function :"schema".sweep_overdue(text);
+drop function :"schema".open_sweeps(:"schema".sweeps);
 drop function :"schema".watch(text);
 drop table :"schema".sweeps;
 drop function :"schema".suspect(text, timestamptz);

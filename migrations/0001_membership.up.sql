@@ -1227,7 +1227,8 @@ language sql stable
 return case when session_name is not null then to_regrole(quote_ident(session_user)) end;
 
 -- Compares the sessions of a cluster with the connections that are there: suspects members, and ends suspicions.
--- Returns the sessions that are missing, as role and name, and how soon the first grace of a new suspicion ends.
+-- Returns the sessions that are missing, as role and name, and how soon the first grace of a new suspicion ends; or when
+-- it found that most are missing together.
 --
 -- `since` is the later of two times: when sweeping resumed, and when most sessions were last missing together. A
 -- member that was not heard of after `since` is not counted, neither as missing nor among the others: the server may
@@ -1236,7 +1237,9 @@ return case when session_name is not null then to_regrole(quote_ident(session_us
 -- connection, nobody is suspected either.
 --
 -- A session is a name and a role: anybody can see the name, and put it on a connection of his own.
-create function :"schema".suspect(cluster_name text, since timestamptz, out missing text[], out follow_up interval)
+create function :"schema".suspect(
+  cluster_name text, since timestamptz, out missing text[], out outage timestamptz, out follow_up interval
+)
 language plpgsql
 set search_path = :"schema", pg_temp
 as $$
@@ -1260,7 +1263,7 @@ begin
   missing := array(select s from unnest(sessions) s where sighted and s <> all (coalesce(present, '{}')));
   if cardinality(missing) >= 3 and cardinality(missing) * 2 > cardinality(sessions) then
     missing := '{}';
-    update sweeps s set outage_at = moment where s.cluster = cluster_name;
+    outage := moment;
   end if;
 
   update members m set suspected_at = null
@@ -1300,8 +1303,11 @@ $$;
 
 -- Unlogged on purpose. The server empties the table after a crash or a promotion, and a missing row means that
 -- sweeping has just resumed.
+--
+-- One row for each cluster; the row with the last sweep counts. There are more only where a transaction that has swept
+-- stays open: the others pass its row by and begin another one. No key is unique, so nobody waits to begin a row.
 create unlogged table :"schema".sweeps (
-  cluster           text        primary key,
+  cluster           text        not null,
   swept_at          timestamptz not null,
   resumed_at        timestamptz not null,
   turn              timestamptz not null,
@@ -1311,6 +1317,7 @@ create unlogged table :"schema".sweeps (
   trim_at           timestamptz,
   trimmed_to        bigint      not null default 0
 );
+create index sweeps_of_cluster on :"schema".sweeps (cluster);
 comment on column :"schema".sweeps.resumed_at is
   'Since when sweeping has gone on without a break. Silence before it does not count.';
 comment on column :"schema".sweeps.turn is 'The last turn handed out to a sweeper.';
@@ -1318,51 +1325,102 @@ comment on column :"schema".sweeps.outage_at is
   'When most sessions were last found missing together. A member that was not heard of since then is left to its ttl.';
 
 comment on column :"schema".sweeps.trim_at is
-  'When a sweep next looks for events that the retention does not keep; null: there is no retention.';
+  'When a sweep next looks for events that the retention does not keep; null: as soon as there is a retention.';
 comment on column :"schema".sweeps.trimmed_to is 'The revision up to which sweeps have trimmed the log.';
 
 -- Takes the watch over a cluster, and notes whether sweeping has gone on or resumes now. It waits for nobody:
 -- null when somebody else has the watch at this moment, or there is no such cluster.
+--
+-- A transaction that has swept and stays open keeps its row locked, and others cannot tell for how long. When two paces
+-- have gone by without a sweep, whoever comes begins another row, from which the next sweep goes on: what is known of
+-- the past is in both. When the transaction has ended, its row is deleted.
+--
+-- A transaction that is a third of the shortest ttl old sweeps nothing, and takes no watch. It got its locks and its
+-- snapshot long ago, and may have kept heartbeats out since. What it does not see must not be taken for a break either:
+-- with old transactions a reader could make sweeping resume again and again, and the dead would stay.
 create function :"schema".watch(cluster_name text) returns :"schema".sweeps
 language plpgsql
 set search_path = :"schema", pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
 as $$
 declare
   moment timestamptz;
+  last record;
+  has_it boolean;
   swept sweeps;
+  resumed timestamptz;
+  outage timestamptz;
   shortest_ttl constant interval := (select min(m.ttl) from members m where m.cluster = cluster_name);
+  next_pace constant interval := least(interval '500 ms', shortest_ttl / 10);
 begin
   -- A heartbeat takes these locks, too. A lock on a whole table that keeps heartbeats out then keeps sweeps out as
   -- well, and nobody expires for it.
   lock table clusters, events in access share mode;
-  select * into swept from sweeps s where s.cluster = cluster_name for update skip locked;
+  if clock_timestamp() > transaction_timestamp() + shortest_ttl / 3 then
+    return null;
+  end if;
+  select s.ctid as place, s.swept_at, s.pace, s.server_started_at, s.trim_at, s.trimmed_to, s.resumed_at, s.outage_at,
+    (select count(*) from sweeps o where o.cluster = cluster_name) as watches
+  into last
+  from sweeps s where s.cluster = cluster_name for update skip locked;
+  has_it := found;
+  if not has_it or last.watches > 1 then
+    -- A row from the future (the clock went back) is the last one only if there is no other.
+    select s.ctid as place, s.swept_at, s.pace, s.server_started_at, s.trim_at, s.trimmed_to,
+      max(s.resumed_at) over () as resumed_at, max(s.outage_at) over () as outage_at, count(*) over () as watches
+    into last
+    from sweeps s where s.cluster = cluster_name
+    order by s.swept_at <= clock_timestamp() desc, s.swept_at desc limit 1;
+    if last.place is not null then
+      perform from sweeps s where s.ctid = last.place for update skip locked;
+      has_it := found;
+    end if;
+  end if;
   moment := clock_timestamp();
-  if found then
+  resumed := case
+    when last.place is null or moment < last.swept_at or moment > last.swept_at + shortest_ttl / 3
+      or last.server_started_at <> pg_postmaster_start_time() then moment
+    else least(last.resumed_at, moment)
+  end;
+  outage := case when last.outage_at > moment then moment else last.outage_at end;
+
+  if has_it then
     update sweeps s set
       swept_at = moment,
-      resumed_at = case
-        when moment < s.swept_at or moment > s.swept_at + shortest_ttl / 3
-          or s.server_started_at <> pg_postmaster_start_time()
-          -- Late in its transaction: it got its locks and its snapshot long ago, and may have kept heartbeats out since.
-          or moment > transaction_timestamp() + shortest_ttl / 3 then moment
-        else s.resumed_at
-      end,
+      resumed_at = resumed,
       -- Two paces without a sweep: those who had the turns did not come, and their turns are void.
       turn = case when moment between s.swept_at and s.swept_at + 2 * s.pace then s.turn else moment end,
-      pace = least(interval '500 ms', shortest_ttl / 10),
+      pace = next_pace,
       server_started_at = pg_postmaster_start_time(),
-      -- An outage in the future: the clock went back.
-      outage_at = case when s.outage_at > moment then moment else s.outage_at end
-    where s.cluster = cluster_name
+      -- What is in the future is from before the clock went back.
+      outage_at = outage,
+      trim_at = case when s.trim_at > moment + interval '1 minute' then moment else s.trim_at end
+    where s.ctid = last.place
     returning * into swept;
-  elsif not exists (select from sweeps s where s.cluster = cluster_name) then
-    -- Looked for first, because an insert of the same row by two transactions makes one wait for the other.
-    insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at, trim_at)
-    select c.name, moment, moment, moment, least(interval '500 ms', shortest_ttl / 10), pg_postmaster_start_time(),
-      (select moment from retention)
+  elsif last.place is null
+    or current_setting('transaction_isolation') in ('read committed', 'read uncommitted')
+    and moment not between last.swept_at and last.swept_at + 2 * last.pace
+    -- Locked, and not changed: nobody has swept since it was looked at.
+    and exists (select from sweeps s where s.ctid = last.place and s.swept_at = last.swept_at) then
+    insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at, outage_at, trim_at, trimmed_to)
+    select c.name, moment, resumed, moment, next_pace, pg_postmaster_start_time(), outage,
+      last.trim_at, coalesce(last.trimmed_to, 0)
     from clusters c where c.name = cluster_name
-    on conflict do nothing
     returning * into swept;
+    if last.place is not null then
+      return null;
+    end if;
+  end if;
+  if last.watches > 1 then
+    delete from sweeps s where s.ctid = any (array(
+      select o.ctid from sweeps o where o.cluster = swept.cluster and o.swept_at <> swept.swept_at for update skip locked
+    ));
   end if;
   -- A heartbeat from the future (the clock went back, or the clock of another primary was ahead) is set to now.
   -- Otherwise a dead member would stay until then, and would seem to have been heard since sweeping resumed.
@@ -1374,6 +1432,34 @@ begin
   ));
   return swept;
 end
+$$;
+
+-- Who has swept a cluster in a transaction that is still open, in words: pid and role, so that somebody can end it. A
+-- savepoint hides which one it is: then all that write here at this moment are named.
+create function :"schema".open_sweeps(swept :"schema".sweeps) returns text[]
+language sql
+set search_path = :"schema", pg_temp
+as $$
+  select array_agg(format(
+    'a transaction has swept and is still open, and may keep others from changing the cluster: %s',
+    coalesce(
+      (
+        select format('process %s (role %s)', l.pid, a.usename)
+        from pg_locks l join pg_stat_activity a on a.pid = l.pid
+        where l.locktype = 'transactionid' and l.granted and l.transactionid = s.xmax
+      ),
+      (select format('prepared transaction %L (role %s)', p.gid, p.owner) from pg_prepared_xacts p where p.transaction = s.xmax),
+      (
+        select string_agg(format('process %s (role %s)', l.pid, a.usename), ' or ' order by l.pid)
+        from pg_locks l join pg_stat_activity a on a.pid = l.pid
+        where l.locktype = 'relation' and l.relation = 'sweeps'::regclass and l.mode = 'RowExclusiveLock'
+          and l.database = (select d.oid from pg_database d where d.datname = current_database()) and l.pid <> pg_backend_pid()
+      ),
+      'nobody knows whose'
+    )
+  ))
+  from sweeps s
+  where s.cluster = swept.cluster and s.swept_at <> swept.swept_at
 $$;
 
 -- Whether turns to sweep were missed. A process that learns so sweeps immediately. A standby says no, because it has no
@@ -1399,8 +1485,8 @@ $$;
 -- the grace has ended.
 --
 -- A transaction that has swept and stays open can delay all changes of the cluster: after 5 idle seconds the server
--- ends it. A transaction with one snapshot (REPEATABLE READ) does not see the heartbeats that came after its
--- beginning: silence counts up to its beginning only.
+-- ends it, and others are told who it is. A transaction with one snapshot (REPEATABLE READ) does not see the heartbeats
+-- that came after its beginning: silence counts up to its beginning only.
 --
 -- Returns the wait in milliseconds, how many it removed, and what it could not remove and why.
 create function :"schema".sweep_as_owner(
@@ -1420,10 +1506,14 @@ declare
   end;
   heard_since constant timestamptz := greatest(swept.resumed_at, swept.outage_at);
   missing text[];
+  outage timestamptz;
   follow_up interval;
-  gone record;
-  outcome record;
+  gone_ids uuid[];
+  gone_tokens bigint[];
+  crashed_ids uuid[];
   turn_takers bigint;
+  watches bigint;
+  trims boolean;
 begin
   removed := 0;
   wait_ms := 500;
@@ -1431,41 +1521,42 @@ begin
     perform set_config('idle_in_transaction_session_timeout', '5s', true);
   end if;
   if swept.cluster is null then
+    if statement_timestamp() > transaction_timestamp() + (
+      select min(m.ttl) from members m where m.cluster = cluster_name
+    ) / 3 then
+      obstacles := array['nothing was swept: the transaction is too old. Call sweep() as a statement of its own'];
+    end if;
     return;
   end if;
 
-  delete from held_heartbeats h
-  where h.cluster = cluster_name and (h.at > clock_timestamp() or not exists (
-    select from members m where m.id = h.member and m.token = h.token and m.heartbeat_at < h.at
+  delete from held_heartbeats d where d.ctid = any (array(
+    select h.ctid from held_heartbeats h
+    where h.cluster = cluster_name and (h.at > clock_timestamp() or not exists (
+      select from members m where m.id = h.member and m.token = h.token and m.heartbeat_at < h.at
+    ))
+    for update skip locked
   ));
-  select s.missing, s.follow_up into missing, follow_up from suspect(cluster_name, heard_since) s;
+  select s.missing, s.outage, s.follow_up into missing, outage, follow_up from suspect(cluster_name, heard_since) s;
 
-  for gone in
-    select case when found.crashed then 'crashed' else 'expired' end as why,
-      array_agg(found.id) as ids, array_agg(found.token) as tokens
-    from (
-      select m.id, m.token, evidence.crashed
-      from members m cross join lateral (
-        select coalesce(m.session_role || ' ' || m.session = any (missing) and m.suspected_at + m.crash_grace <= moment
-          and m.heartbeat_at < m.suspected_at and m.heartbeat_at > heard_since, false) as crashed
-      ) evidence
-      where m.cluster = cluster_name
-        and (evidence.crashed or greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment)
-        and not exists (
-          select from held_heartbeats h where h.member = m.id and h.token = m.token
-            and case when evidence.crashed then h.at >= m.suspected_at else h.at + m.ttl > moment end
-        )
-      order by m.id for update of m skip locked
-    ) found
-    group by why
-  loop
-    outcome := remove_members(cluster_name, gone.ids, gone.tokens, gone.why);
-    removed := removed + cardinality(outcome.removed);
-    obstacles := obstacles || outcome.obstacles;
-  end loop;
-  -- Not while this transaction keeps others from changing the cluster.
-  if removed = 0 and swept.trim_at <= moment then
-    perform keep_retention(swept);
+  select array_agg(found.id), array_agg(found.token), array_agg(found.id) filter (where found.crashed)
+  into gone_ids, gone_tokens, crashed_ids
+  from (
+    select m.id, m.token, evidence.crashed
+    from members m cross join lateral (
+      select coalesce(m.session_role || ' ' || m.session = any (missing) and m.suspected_at + m.crash_grace <= moment
+        and m.heartbeat_at < m.suspected_at and m.heartbeat_at > heard_since, false) as crashed
+    ) evidence
+    where m.cluster = cluster_name
+      and (evidence.crashed or greatest(m.heartbeat_at, swept.resumed_at) + m.ttl <= moment)
+      and not exists (
+        select from held_heartbeats h where h.member = m.id and h.token = m.token
+          and case when evidence.crashed then h.at >= m.suspected_at else h.at + m.ttl > moment end
+      )
+    order by m.id for update of m skip locked
+  ) found;
+  if gone_ids is not null then
+    select cardinality(r.removed), r.obstacles into removed, obstacles
+    from remove_members(cluster_name, gone_ids, gone_tokens, 'expired', crashed_ids) r;
   end if;
 
   if follow_up <= swept.pace then
@@ -1477,9 +1568,20 @@ begin
   select greatest(2 * count(*), (select count(*) from pg_stat_activity a where a.usesysid is not null))
   into turn_takers from members m where m.cluster = cluster_name;
   update sweeps s
-  set turn = least(greatest(s.turn, s.swept_at) + s.pace, s.swept_at + s.pace * (20 + turn_takers))
-  where s.cluster = cluster_name
-  returning ceil(1000 * extract(epoch from s.turn - s.swept_at)) into wait_ms;
+  set turn = least(greatest(s.turn, s.swept_at) + s.pace, s.swept_at + s.pace * (20 + turn_takers)),
+    outage_at = coalesce(outage, s.outage_at)
+  where s.cluster = cluster_name and s.swept_at = swept.swept_at
+  returning ceil(1000 * extract(epoch from s.turn - s.swept_at)),
+    (select count(*) from sweeps o where o.cluster = cluster_name),
+    coalesce(s.trim_at <= s.swept_at, true) and exists (select from retention)
+  into wait_ms, watches, trims;
+  if watches > 1 then
+    obstacles := obstacles || open_sweeps(swept);
+  end if;
+  -- Not while this transaction keeps others from changing the cluster.
+  if trims and removed = 0 then
+    perform keep_retention(swept);
+  end if;
 end
 $$;
 
@@ -1501,8 +1603,8 @@ $$;
 -- The short path of sweep(), for many clusters in one call. It answers only for clusters in which there is nothing to
 -- do: sweeping goes on without a break, nobody is gone, suspected or to be suspected, and the log need not be trimmed.
 -- For these it takes the watch and the turn, and tells the wait in milliseconds. It also answers where somebody else
--- has the watch at this moment. It changes nothing in the other clusters and leaves them out: sweep() is for them. It
--- removes nobody, and waits for no row.
+-- has the watch at this moment, and has not had it for long. It changes nothing in the other clusters and leaves them
+-- out: sweep() is for them. It removes nobody, and waits for no row.
 create function :"schema".sweep_idle(cluster_names text[]) returns table (cluster text, wait_ms integer)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -1542,7 +1644,8 @@ begin
   moment := clock_timestamp();
   return query
     with watched as materialized (
-      select s.* from sweeps s where s.cluster = any (cluster_names)
+      select s.*, s.ctid as place from sweeps s
+      where s.cluster = any (cluster_names) and moment <= transaction_timestamp() + 3 * s.pace
       order by s.cluster for update skip locked
     ), quiet as (
       select w.*, m.member_count, least(interval '500 ms', m.shortest_ttl / 10) as next_pace
@@ -1558,7 +1661,7 @@ begin
       where not m.busy and moment between w.swept_at and w.swept_at + m.shortest_ttl / 3
         and moment <= transaction_timestamp() + m.shortest_ttl / 3
         and w.server_started_at = pg_postmaster_start_time() and coalesce(w.outage_at <= moment, true)
-        and coalesce(w.trim_at > moment, true)
+        and (w.trim_at between moment and moment + interval '1 minute' or not exists (select from retention))
         and not exists (select from held_heartbeats h where h.cluster = w.cluster)
     ), swept as (
       update sweeps s set
@@ -1569,14 +1672,15 @@ begin
           moment + q.next_pace * (20 + greatest(2 * q.member_count, cardinality(present)))
         ),
         pace = q.next_pace
-      from quiet q where s.cluster = q.cluster
+      from quiet q where s.ctid = q.place
       returning s.cluster, ceil(1000 * extract(epoch from s.turn - moment))::integer
     )
     select * from swept
     union all
     -- Somebody else has the watch at this moment: wait half a second.
     select s.cluster, 500 from sweeps s
-    where s.cluster = any (cluster_names) and s.cluster not in (select w.cluster from watched w);
+    where s.cluster = any (cluster_names) and s.cluster not in (select w.cluster from watched w)
+      and moment between s.swept_at and s.swept_at + 2 * s.pace and moment <= transaction_timestamp() + 3 * s.pace;
 end
 $$;
 

@@ -19,7 +19,8 @@ language sql stable
 return case when session_name is not null then to_regrole(quote_ident(session_user)) end;
 
 -- Compares the sessions of a cluster with the connections that are there: suspects members, and ends suspicions.
--- Returns the sessions that are missing, as role and name, and how soon the first grace of a new suspicion ends.
+-- Returns the sessions that are missing, as role and name, and how soon the first grace of a new suspicion ends; or when
+-- it found that most are missing together.
 --
 -- `since` is the later of two times: when sweeping resumed, and when most sessions were last missing together. A
 -- member that was not heard of after `since` is not counted, neither as missing nor among the others: the server may
@@ -28,7 +29,9 @@ return case when session_name is not null then to_regrole(quote_ident(session_us
 -- connection, nobody is suspected either.
 --
 -- A session is a name and a role: anybody can see the name, and put it on a connection of his own.
-create function :"schema".suspect(cluster_name text, since timestamptz, out missing text[], out follow_up interval)
+create function :"schema".suspect(
+  cluster_name text, since timestamptz, out missing text[], out outage timestamptz, out follow_up interval
+)
 language plpgsql
 set search_path = :"schema", pg_temp
 as $$
@@ -52,7 +55,7 @@ begin
   missing := array(select s from unnest(sessions) s where sighted and s <> all (coalesce(present, '{}')));
   if cardinality(missing) >= 3 and cardinality(missing) * 2 > cardinality(sessions) then
     missing := '{}';
-    update sweeps s set outage_at = moment where s.cluster = cluster_name;
+    outage := moment;
   end if;
 
   update members m set suspected_at = null

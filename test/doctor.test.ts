@@ -8,6 +8,7 @@ import { type Hearing, hearingOf } from '../src/cli/doctor/hearing.js'
 import { queryOf } from '../src/postgres/query.js'
 import { pgMembership } from './support/command-line.js'
 import { type AdminClient, adminClient, databaseUrl, freshSchema, newSchemaName } from './support/database.js'
+import { pidOf } from './support/locks.js'
 import { startRoles } from './support/roles.js'
 import { until } from './support/until.js'
 
@@ -171,6 +172,28 @@ describe('contract: the doctor', () => {
       expect.objectContaining({ code: 'sweeping', severity: 'alert' }),
     )
     await admin.query('delete from members')
+  })
+
+  test('a transaction that has swept and stays open, with its process and role', async () => {
+    await admin.query(`select register('open', array[gen_random_uuid()], '{x}', '{0}', '15s', null, 's', 0)`)
+    await using holder = await adminClient(databaseUrl())
+    await holder.query('begin')
+    await holder.query(`select ${schema}.sweep('open')`)
+    await admin.query(
+      `insert into sweeps (cluster, swept_at, resumed_at, turn, pace, server_started_at)
+       select cluster, swept_at + interval '5.1 s', resumed_at, turn, pace, server_started_at from sweeps where cluster = 'open'`,
+    )
+    const pid = await pidOf(holder)
+    expect(await trouble()).toContainEqual(
+      expect.stringMatching(
+        new RegExp(
+          `^alert sweeping: a transaction has swept "open" and is still open \\(pid ${pid}, role .+\\)$`,
+        ),
+      ),
+    )
+    await holder.query('rollback')
+    await admin.query(`delete from sweeps where cluster = 'open'`)
+    await admin.query(`delete from members where cluster = 'open'`)
   })
 
   test('a reader may run it; what the role may not see is a note, and nothing fails', async () => {

@@ -4,6 +4,7 @@ import type { PostgresCluster } from 'pg-membership'
 import { describe, expect, test } from 'vitest'
 import { type AdminClient, uniqueName } from './support/database.js'
 import { silence, storyOf, tableOf, typeMembers } from './support/event-log.js'
+import { pidOf } from './support/locks.js'
 import { joined, openAdmin, openCluster } from './support/opened.js'
 import { type Role, startRoles } from './support/roles.js'
 import { until } from './support/until.js'
@@ -172,6 +173,55 @@ describe('promise 11: a transaction that has swept and stays open by accident', 
       expect(await show()).toBe(bound)
     },
   )
+})
+
+describe('promises 6 and 11: a transaction that has swept and stays open on purpose is named to whoever sweeps', () => {
+  test.each([
+    ['as it is', ['begin', 'sweep', 'set local idle_in_transaction_session_timeout = 0']],
+    ['behind a savepoint', ['begin', 'savepoint one', 'sweep', 'release savepoint one']],
+  ])('%s, and the others are swept', async (_how, statements) => {
+    const admin = await openAdmin()
+    const { cluster, dead, alive } = await deadAndAlive(admin)
+    await using reader = await as('reader')
+    for (const text of statements) {
+      await (text === 'sweep' ? reader.query('select sweep($1)', [cluster]) : reader.query(text))
+    }
+    const pid = await pidOf(reader)
+    await using other = await as('reader')
+    const obstacles = await until(
+      async () => {
+        await admin.query(`set lock_timeout = '10ms'`)
+        // Nobody but the reader's transaction knows that one has gone; the other dies meanwhile.
+        await admin.query(
+          `update ${schema}.members set heartbeat_at = clock_timestamp() - interval '1 day' where id = $1`,
+          [alive],
+        )
+        await admin.query('reset lock_timeout')
+        await admin.query(
+          `update ${schema}.sweeps set resumed_at = clock_timestamp() - interval '1 day' where ctid = any (array(
+             select ctid from ${schema}.sweeps where cluster = $1 for update skip locked))`,
+          [cluster],
+        )
+        const { rows } = await other.query<{ obstacles: string[] | null }>(
+          'select obstacles from sweep($1)',
+          [cluster],
+        )
+        return rows[0]?.obstacles?.find((text) => text.includes('has swept'))
+      },
+      { message: 'they are told' },
+    )
+    expect(obstacles).toContain(`process ${pid} (role ${nameOf.reader})`)
+    await reader.query('rollback')
+    await until(
+      async () => {
+        await silence(admin, schema, cluster, [])
+        await other.query('select sweep($1)', [cluster])
+        return (await storyOf(admin, schema, cluster)).length === 4
+      },
+      { message: 'both are gone' },
+    )
+    expect((await tableOf(admin, schema, cluster)).members.map(({ id }) => id)).not.toContain(dead)
+  })
 })
 
 describe('promises 1 and 2: row level security that a host switches on does not matter', () => {

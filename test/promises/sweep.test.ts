@@ -2,45 +2,14 @@ import { expect, test } from 'vitest'
 import { type AdminClient, freshSchema, inOneRoundTrip, uniqueName } from '../support/database.js'
 import { expectWholeLog, silence, storyOf, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster } from '../support/opened.js'
+import { sweepsOf } from '../support/sweeps.js'
 import { until } from '../support/until.js'
 
 const schema = await freshSchema()
 const members = `${schema}.members`
 const sweeps = `${schema}.sweeps`
 
-interface Swept {
-  wait_ms: number
-  removed: number
-  obstacles: string[] | null
-}
-
-async function sweep(admin: AdminClient, cluster: string): Promise<Swept> {
-  const { rows } = await admin.query<Swept>(`select * from ${schema}.sweep($1)`, [cluster])
-  if (!rows[0]) throw new Error('a sweep answers')
-  return rows[0]
-}
-
-/** A cluster whose first members have been silent for a day under watch; the others have not. */
-async function clusterWith(
-  admin: AdminClient,
-  silent: number,
-  lively = 1,
-): Promise<{ readonly cluster: string; readonly ids: readonly string[] }> {
-  const cluster = uniqueName()
-  const ids = await typeMembers(
-    admin,
-    schema,
-    cluster,
-    Array.from({ length: silent + lively }, (_, n) => String(n)),
-  )
-  await sweep(admin, cluster)
-  await silence(admin, schema, cluster, ids.slice(0, silent))
-  return { cluster, ids }
-}
-
-async function idsOf(admin: AdminClient, cluster: string): Promise<string[]> {
-  return (await tableOf(admin, schema, cluster)).members.map(({ id }) => id)
-}
+const { sweep, clusterWith, idsOf, sweepIdle } = sweepsOf(schema)
 
 /** Of the last sweep: whether it took itself for the first after a break. */
 async function hasResumed(admin: AdminClient, cluster: string): Promise<boolean> {
@@ -213,15 +182,6 @@ test('promise 14: a sweep of a cluster that does not exist creates nothing', asy
   await sweep(admin, '')
   expect(await count()).toEqual(before)
 })
-
-async function sweepIdle(admin: AdminClient, ...clusters: readonly (string | null)[]): Promise<string[]> {
-  const { rows } = await admin.query<{ cluster: string; wait_ms: number }>(
-    `select * from ${schema}.sweep_idle($1)`,
-    [clusters],
-  )
-  for (const { wait_ms } of rows) expect(wait_ms).toBeGreaterThan(0)
-  return rows.map(({ cluster }) => cluster)
-}
 
 test('promise 11: the short path sweeps many clusters at once, where there is nothing to do', async () => {
   const admin = await openAdmin()

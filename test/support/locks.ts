@@ -30,3 +30,29 @@ export async function isCallBlocked(admin: AdminClient, schema: string, name: st
 export async function whenCallBlocked(admin: AdminClient, schema: string, name: string): Promise<void> {
   await until(() => isCallBlocked(admin, schema, name), { message: `a call of ${name} waits for a lock` })
 }
+
+export interface SlowCascade {
+  /** A table that references members. A deletion that cascades into a row of it goes on when `release` was called. */
+  readonly table: string
+  readonly release: () => Promise<void>
+}
+
+/** What an application attaches to members, and what takes long to delete: it waits for a lock, as it would for a disk. */
+export async function slowCascade(
+  admin: AdminClient,
+  holder: AdminClient,
+  schema: string,
+): Promise<SlowCascade> {
+  const lock = 4_711_000 + Math.floor(Math.random() * 1_000_000)
+  const table = `${schema}.slow_${String(lock)}`
+  await admin.query(`
+    create table ${table} (member uuid references ${schema}.members on delete cascade);
+    create function ${table}() returns trigger language plpgsql set lock_timeout = 0 as $$
+      begin perform pg_advisory_xact_lock(${String(lock)}); return old; end $$;
+    create trigger slow before delete on ${table} for each row execute function ${table}()`)
+  await holder.query('select pg_advisory_lock($1)', [lock])
+  const release = async (): Promise<void> => {
+    await holder.query('select pg_advisory_unlock($1)', [lock])
+  }
+  return { table, release }
+}

@@ -1,5 +1,6 @@
 /** Members and those who sweep: whether the dead are removed. */
-import { type Check, listed, ok } from './finding.js'
+import type { Query } from '../../postgres/query.js'
+import { type Check, type Finding, listed, ok } from './finding.js'
 
 const overdue: Check = async ({ query }) => {
   const rows = await query<{ member: string }>(
@@ -29,16 +30,41 @@ const sweeping: Check = async ({ query }) => {
     order by 1`,
     [],
   )
-  if (rows.length === 0) return [ok('sweeping', 'every cluster with members is swept')]
-  return [
-    {
+  const findings = await openSweeps(query)
+  if (rows.length > 0) {
+    findings.push({
       code: 'sweeping',
       severity: 'alert',
       what: `nobody sweeps ${listed(rows.map(({ cluster }) => JSON.stringify(cluster)))}`,
       consequence: 'Members that die are not removed.',
       todo: 'Start a process that reads or joins the cluster: each of them sweeps. See its log for failed sweeps.',
-    },
-  ]
+    })
+  }
+  return findings.length > 0 ? findings : [ok('sweeping', 'every cluster with members is swept')]
+}
+
+/** Others have passed it by, and its row of the watch is still locked. Otherwise they would have deleted that row. */
+async function openSweeps(query: Query): Promise<Finding[]> {
+  const rows = await query<{ cluster: string; holder: string }>(
+    `select o.cluster, coalesce(
+        'pid ' || l.pid || ', role ' || a.usename, 'prepared transaction ' || p.gid || ', role ' || p.owner,
+        'pg_locks tells who has a lock on the table sweeps'
+      ) as holder
+    from $$.sweeps o
+    left join pg_locks l on l.locktype = 'transactionid' and l.granted and l.transactionid = o.xmax and l.pid is not null
+    left join pg_stat_activity a on a.pid = l.pid
+    left join pg_prepared_xacts p on p.transaction = o.xmax
+    where exists (select from $$.sweeps s where s.cluster = o.cluster and s.swept_at > o.swept_at + interval '5 s')
+    order by 1, 2`,
+    [],
+  )
+  return rows.map(({ cluster, holder }) => ({
+    code: 'sweeping',
+    severity: 'alert',
+    what: `a transaction has swept ${JSON.stringify(cluster)} and is still open (${holder})`,
+    consequence: 'What it removed stays listed, and it may keep others from joining, changing and leaving.',
+    todo: 'End it: select pg_terminate_backend(PID), rollback prepared.',
+  }))
 }
 
 export const memberChecks = { 'members-overdue': overdue, sweeping }
