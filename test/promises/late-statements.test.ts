@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { expect, onTestFinished, test } from 'vitest'
 import { type AdminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
 import { expectWholeLog, silence, storyOf, tableOf, typeMembers } from '../support/event-log.js'
+import { pidOf, whenBlocked } from '../support/locks.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { codeOf } from '../support/roles.js'
 import { until } from '../support/until.js'
@@ -200,4 +201,83 @@ test('promise 6: a cascade that takes longer than a sweeper waits ends all the s
   })
   expect(await codeOf(admin, `drop table ${table}`)).toBeUndefined()
   await expectWholeLog(admin, schema, name)
+})
+
+test.each(['trim_events', 'set_retention'])(
+  'promise 8: an attempt from before a departure brings nobody back, whatever of the log was trimmed: %s',
+  async (how) => {
+    const admin = await openAdmin()
+    const [cluster, id] = [uniqueName(), randomUUID()]
+    const token = await register(admin, cluster, id, { ago: '0' })
+    await admin.query(`select ${schema}.deregister($1, array[$2::uuid], array[$3::bigint])`, [
+      cluster,
+      id,
+      token,
+    ])
+    await register(admin, cluster, randomUUID(), { ago: null })
+    if (how === 'trim_events') await admin.query(`select ${schema}.trim_events('0')`)
+    else {
+      await admin.query(`select ${schema}.set_retention('1 us', 1)`)
+      for (let n = 0; n < 2; n++) await admin.query(`select ${schema}.sweep($1)`, [cluster])
+    }
+    expect(await register(admin, cluster, id, { ago: '5 s' })).toBeUndefined()
+    // What nobody asks for any more goes.
+    await admin.query(`update ${schema}.events set at = at - interval '20 s' where cluster = $1`, [cluster])
+    if (how === 'trim_events') await admin.query(`select ${schema}.trim_events('0')`)
+    else {
+      await admin.query(`update ${schema}.sweeps set trim_at = clock_timestamp() where cluster = $1`, [
+        cluster,
+      ])
+      await admin.query(`select ${schema}.sweep($1)`, [cluster])
+      await admin.query(`select ${schema}.set_retention(null, null)`)
+    }
+    expect(await storyOf(admin, schema, cluster)).toEqual(['joined registered'])
+  },
+)
+
+test('promise 8: an attempt that is stopped after it has looked for departures brings nobody back', async () => {
+  const [admin, late] = [await openAdmin(), await openAdmin()]
+  const [cluster, id] = [uniqueName(), randomUUID()]
+  await admin.query(`alter function ${schema}.register set lock_timeout = '10 s'`)
+  await register(admin, cluster, randomUUID(), { ago: null })
+  const pid = await pidOf(late)
+  // It waits for the cluster, and has looked. Its owner gives it up, registers and leaves.
+  await admin.query('begin')
+  await admin.query(`update ${schema}.clusters set stamp = stamp where name = $1`, [cluster])
+  const outcome = register(late, cluster, id, { ago: '0' }).catch(
+    (error: unknown) => (error as { code: string }).code,
+  )
+  await whenBlocked(admin, pid)
+  const token = await register(admin, cluster, id, { ago: '0' })
+  await admin.query(`select ${schema}.deregister($1, array[$2::uuid], array[$3::bigint])`, [
+    cluster,
+    id,
+    token,
+  ])
+  await admin.query('commit')
+  expect(await outcome).toBe('40001')
+  expect((await tableOf(admin, schema, cluster)).members).toHaveLength(1)
+  await expectWholeLog(admin, schema, cluster)
+})
+
+test('promise 8: an attempt that becomes too old while it waits for the cluster is refused', async () => {
+  const [admin, late] = [await openAdmin(), await openAdmin()]
+  const cluster = uniqueName()
+  await admin.query(`alter function ${schema}.register set lock_timeout = '10 s'`)
+  await register(admin, cluster, randomUUID(), { ago: null })
+  const pid = await pidOf(late)
+  await admin.query('begin')
+  await admin.query(`update ${schema}.clusters set stamp = stamp where name = $1`, [cluster])
+  const outcome = register(late, cluster, randomUUID(), { ago: '9.8 s' }).catch(
+    (error: unknown) => (error as { code: string }).code,
+  )
+  await whenBlocked(admin, pid)
+  await until(
+    async () =>
+      (await admin.query(`select where clock_timestamp() > transaction_timestamp() + interval '300 ms'`))
+        .rowCount,
+    { message: 'it is too old' },
+  )
+  await admin.query('commit')
+  expect(await outcome).toBe('MB003')
 })

@@ -153,6 +153,109 @@ describe('contract: sweeps trim', () => {
     })
   })
 
+  test('also where the retention was set in a transaction that was open when the cluster began to be swept', async () => {
+    const cluster = uniqueName()
+    const owner = await openAdmin()
+    await owner.query('begin')
+    await owner.query(`select ${schema}.set_retention('1 day', null)`)
+    await past(cluster)
+    await admin.query('select sweep($1)', [cluster])
+    await age(cluster, 2)
+    await owner.query('commit')
+    expect((await admin.query('select from sweep_idle(array[$1])', [cluster])).rowCount).toBe(0)
+    await admin.query('select sweep($1)', [cluster])
+    expect((await eventsOf(admin, schema, cluster)).map(({ revision }) => revision)).toEqual([2, 4, 6, 8])
+  })
+
+  test('also where the retention is set while a sweep has not ended, without waiting for it', async () => {
+    const cluster = uniqueName()
+    await typeMembers(admin, schema, cluster, ['one'])
+    await admin.query('select sweep($1)', [cluster])
+    const sweeper = await openAdmin()
+    await sweeper.query('begin')
+    await sweeper.query(`select ${schema}.sweep($1)`, [cluster])
+    await admin.query(`set lock_timeout = '10ms'`)
+    await admin.query(`select set_retention('1 day', null)`)
+    await admin.query('reset lock_timeout')
+    await sweeper.query('commit')
+    expect((await admin.query('select from sweep_idle(array[$1])', [cluster])).rowCount).toBe(0)
+  })
+
+  test('also after a clock that was ahead: neither the next look nor an event from the future stops them', async () => {
+    const cluster = uniqueName()
+    await past(cluster)
+    await age(cluster, 2)
+    await admin.query(
+      `update events set at = at + interval '1 year' where cluster = $1 and revision in (1, 5, 7)`,
+      [cluster],
+    )
+    await admin.query(`select set_retention('1 day', null)`)
+    await admin.query('select sweep($1)', [cluster])
+    expect((await eventsOf(admin, schema, cluster)).map(({ revision }) => revision)).toEqual([2, 4, 6, 8])
+    await admin.query(
+      `update sweeps set trim_at = clock_timestamp() + interval '1 year' where cluster = $1`,
+      [cluster],
+    )
+    expect((await admin.query('select from sweep_idle(array[$1])', [cluster])).rowCount).toBe(0)
+    await admin.query('select sweep($1)', [cluster])
+    const { rowCount } = await admin.query(
+      `select from sweeps where cluster = $1 and trim_at < clock_timestamp() + interval '2 min'`,
+      [cluster],
+    )
+    expect(rowCount).toBe(1)
+  })
+
+  test('of changes from the future, all that came before one that is old, page by page', async () => {
+    const cluster = uniqueName()
+    await admin.query(
+      `insert into members (id, cluster, data) select gen_random_uuid(), $1, 'many' from generate_series(1, 2500)`,
+      [cluster],
+    )
+    await admin.query(`delete from members where cluster = $1`, [cluster])
+    await typeMembers(admin, schema, cluster, ['one', 'two'])
+    await age(cluster, 2)
+    await admin.query(
+      `update events set at = at + interval '1 year' where cluster = $1 and revision <= 5000 or revision = 5002`,
+      [cluster],
+    )
+    await admin.query(`select set_retention('1 day', null)`)
+    await sweepAll(cluster)
+    expect((await eventsOf(admin, schema, cluster)).map(({ revision }) => revision)).toEqual([5001, 5002])
+  })
+
+  test.each(['by hand', 'by sweeps'])('evictions that have ended, %s', async (how) => {
+    const cluster = uniqueName()
+    const ids = await typeMembers(admin, schema, cluster, [
+      'over',
+      'allowed',
+      'recent',
+      'for ever',
+      'registered',
+    ])
+    for (const [n, id] of ids.entries())
+      await admin.query(`select ${n === 4 ? 'drain' : 'evict'}($1, $2, 'why', $3)`, [
+        cluster,
+        id,
+        n === 0 ? '1 s' : null,
+      ])
+    for (const n of [1, 2, 4]) await admin.query('select allow($1, $2)', [cluster, ids[n]])
+    await admin.query(
+      `update evictions set at = at - interval '2 days', until = until - interval '2 days',
+         allowed_at = allowed_at - interval '2 days' where cluster = $1 and member <> $2`,
+      [cluster, ids[2]],
+    )
+    if (how === 'by hand') await admin.query(`select trim_events('1 day')`)
+    else {
+      await admin.query(`select set_retention('1 day', null)`)
+      await sweepAll(cluster)
+    }
+    const { rows } = await admin.query<{ member: string }>(
+      'select member from evictions where cluster = $1',
+      [cluster],
+    )
+    expect(rows.map(({ member }) => member).toSorted()).toEqual(ids.slice(2).toSorted())
+  })
+
   test('and nobody who writes waits for it, nor does it wait for anybody', async () => {
     const cluster = uniqueName()
     const [id] = await past(cluster)
