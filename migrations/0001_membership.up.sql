@@ -1119,13 +1119,34 @@ $$;
 -- application can make a living member silent (promise 7). It notifies nobody and leaves the revision as it is.
 
 -- Heartbeats that came while somebody held the member's row locked. They count as much as the others.
+--
+-- No key is unique here. To insert a row whose key another transaction is deleting (a sweep that is still open) would
+-- mean to wait for that transaction. A registration has one row, and one more for each transaction that has locked those
+-- it has.
 create unlogged table :"schema".held_heartbeats (
   cluster text        not null,
   member  uuid        not null,
   token   bigint      not null,
-  at      timestamptz not null,
-  primary key (member, token)
+  at      timestamptz not null
 );
+create index held_heartbeats_of_registration on :"schema".held_heartbeats (member, token);
+
+-- When the server last heard of a registration: by the heartbeat that renewed its row last, or by one that was held.
+-- Who is current, who is overdue and who has expired is judged by this.
+-- (A standby has no unlogged tables.)
+create function :"schema".heard_at(member_id uuid, registration bigint, heartbeat_at timestamptz) returns timestamptz
+language plpgsql stable
+set search_path = :"schema", pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    return heartbeat_at;
+  end if;
+  return greatest(heartbeat_at, (
+    select max(h.at) from held_heartbeats h where h.member = member_id and h.token = registration
+  ));
+end
+$$;
 
 -- Renews registrations, and waits for nobody's lock. One locked row must not silence the others: its heartbeat is
 -- kept in held_heartbeats. The commit does not wait for the disk, because the loss of a heartbeat in a crash of
@@ -1193,10 +1214,20 @@ begin
       order by e.at desc limit 1
     ) e on m.id is null
     where m.id is null or m.heartbeat_at < moment;
-    insert into held_heartbeats as h (cluster, member, token, at)
+    with noted as (
+      update held_heartbeats h set at = greatest(h.at, moment)
+      where h.ctid = any (array(
+        select former.ctid
+        from unnest(ids, tokens) held (id, token)
+        join held_heartbeats former on former.member = held.id and former.token = held.token
+        where held.id = any (locked)
+        for no key update of former skip locked
+      ))
+      returning h.member
+    )
+    insert into held_heartbeats (cluster, member, token, at)
     select cluster_name, held.id, held.token, moment from unnest(ids, tokens) held (id, token)
-    where held.id = any (locked)
-    on conflict (member, token) do update set at = greatest(h.at, excluded.at);
+    where held.id = any (locked) and held.id not in (select n.member from noted n);
   end if;
 
   select c.revision, c.stamp, sweep_overdue(cluster_name) into revision, stamp, sweep_overdue
@@ -1558,6 +1589,7 @@ begin
     select cardinality(r.removed), r.obstacles into removed, obstacles
     from remove_members(cluster_name, gone_ids, gone_tokens, 'expired', crashed_ids) r;
   end if;
+  obstacles := obstacles || fence_obstacles(cluster_name, swept.resumed_at);
 
   if follow_up <= swept.pace then
     wait_ms := ceil(1000 * extract(epoch from follow_up));
@@ -1851,19 +1883,51 @@ $$;
 -- The transaction goes on only if the registration is current, and nobody can remove the registration until the
 -- transaction has ended (promises 13 and 16). Heartbeats and changes of data go on meanwhile.
 
+-- Locks the row of a registration until the transaction ends, so that nobody can remove it, and tells its cluster if it is
+-- current: there, and heard of within its ttl. Else null. It waits for a removal that is under way. Every fence, claim and
+-- nonce asks this, and nothing else, who is current.
+--
+-- A transaction that depends on the registration is bounded. While it idles, nobody else can lead or get the keys, and its
+-- process may be frozen, or cut off. So the server ends the transaction, and its session, when it has been idle for the
+-- ttl, or for 15 seconds if these are more. A smaller setting of the session stays. After the transaction, or the rollback
+-- of the savepoint, the setting is what it was.
+create function :"schema".keep_current(member_id uuid, registration bigint, is_bounded boolean) returns text
+language plpgsql
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+as $$
+declare
+  kept record;
+begin
+  select m.cluster, case
+      when is_bounded
+        and current_setting('idle_in_transaction_session_timeout')::interval
+          not between interval '1 ms' and greatest(m.ttl, interval '15 s')
+      then floor(1000 * extract(epoch from greatest(m.ttl, interval '15 s'))) || 'ms'
+    end as bound
+  into kept from members m
+  where m.id = member_id and m.token = registration and (
+    -- Mostly the row alone tells it.
+    m.heartbeat_at + m.ttl > clock_timestamp()
+    or heard_at(m.id, m.token, m.heartbeat_at) + m.ttl > clock_timestamp()
+  )
+  for key share;
+  if kept.bound is not null then
+    perform set_config('idle_in_transaction_session_timeout', kept.bound, true);
+  end if;
+  return kept.cluster;
+end
+$$;
+
 -- Raises MB001 unless the registration is current and not expired, and keeps it from being removed until the
 -- transaction ends.
 create function :"schema".fence(member uuid, registration bigint) returns void
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '2s'
 as $$
 begin
-  perform from members m
-  where m.id = member and m.token = registration and m.heartbeat_at + m.ttl > clock_timestamp()
-  for key share;
-  if not found then
+  if keep_current(member, registration, true) is null then
     raise exception 'registration % of member % is not current', registration, member
       using errcode = 'MB001', hint = 'Another process may have taken over: roll back.';
   end if;
@@ -1880,6 +1944,76 @@ as $$ select fence(member::uuid, registration) $$;
 create function :"schema".fence(member uuid, registration text) returns void
 language sql set search_path = :"schema", pg_temp
 as $$ select fence(member, registration::bigint) $$;
+
+-- Which transactions keep members that are past their ttl: fences as a rule, or other locks on their rows. Nobody can
+-- remove these members before the transactions end. A transaction that runs a statement, or that is prepared, is not ended
+-- for idling. Silence before `since` does not count.
+--
+-- Of a prepared transaction it tells the gid, of any other the session. Both are null where the row was locked inside a
+-- savepoint that was released: PostgreSQL does not tell whose that was. It runs as its caller, who is told since when a
+-- transaction runs only if it may see the sessions of others.
+create function :"schema".kept_past_ttl(cluster_name text, since timestamptz default '-infinity')
+returns table (member uuid, token bigint, pid integer, application_name text, begun_at timestamptz, gid text)
+language plpgsql stable
+set search_path = :"schema", pg_temp
+set timezone = 'UTC' -- Where a day has 24 hours.
+as $$
+#variable_conflict use_column
+declare
+  newest constant bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+  kept record;
+  lockers bigint[];
+begin
+  for kept in
+    select m.id, m.token, m.xmax as locker from members m
+    where m.cluster = cluster_name and m.heartbeat_at + m.ttl < clock_timestamp()
+      -- One more second: a heartbeat that comes late locks the row for a moment.
+      and greatest(heard_at(m.id, m.token, m.heartbeat_at), since) + m.ttl + interval '1 s' < clock_timestamp()
+  loop
+    lockers := array[kept.locker::text::bigint];
+    begin
+      -- Where several have locked the row, its xmax is the number of their list.
+      lockers := lockers || array(select l.xid::text::bigint from pg_get_multixact_members(kept.locker) l);
+    exception when others then
+      null; -- It is no such number.
+    end;
+    return query
+      select distinct kept.id, kept.token, l.pid, a.application_name, coalesce(p.prepared, a.xact_start), p.gid
+      from pg_locks l
+      left join pg_stat_activity a on a.pid = l.pid
+      left join pg_prepared_xacts p on l.pid is null and p.transaction = l.transactionid
+      where l.locktype = 'transactionid' and l.granted and l.transactionid::text::bigint = any (lockers)
+        and l.pid is distinct from pg_backend_pid();
+    if not found then
+      begin
+        return query
+          select kept.id, kept.token, null::integer, null, null::timestamptz, null
+          from unnest(lockers) l (xid)
+          where l.xid > 0
+            and pg_xact_status((newest - ((newest - l.xid) & 4294967295))::text::xid8) = 'in progress'
+            and not exists (
+              select from pg_locks o where o.transactionid::text::bigint = l.xid and o.pid = pg_backend_pid()
+            )
+          limit 1;
+      exception when others then
+        null; -- It is from long ago.
+      end;
+    end if;
+  end loop;
+end
+$$;
+
+-- The same in words, for a sweep. They stay the same while the transaction lasts: it is logged once.
+create function :"schema".fence_obstacles(cluster_name text, since timestamptz) returns text[]
+language sql stable
+set search_path = :"schema", pg_temp
+as $$
+  select array_agg(format('%s: %s keeps it beyond its ttl, by a fence or another lock', k.member, coalesce(
+    'the prepared transaction ' || k.gid,
+    'a transaction of pid ' || k.pid || ' (' || k.application_name || ')',
+    'a transaction')) order by k.member, k.pid)
+  from kept_past_ttl(cluster_name, since) k
+$$;
 
 -- audit -------------------------------------------------------------------------------------------
 
@@ -1908,11 +2042,18 @@ exception when character_not_in_repertoire or untranslatable_character then
 end
 $$;
 
--- Who is a member now, and how old its last heartbeat is.
+-- Who is a member now, and how old its last heartbeat is. Whether one was held is looked up where the row's is older than
+-- half of the ttl: to ask for each row would take longer than all the rest.
 create view :"schema".members_now as
-select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registered_at, m.heartbeat_at,
-  clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session, m.draining_since
-from :"schema".members m;
+select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registered_at, heard.at as heartbeat_at,
+  clock_timestamp() - heard.at as silent_for, m.ttl, m.session, m.draining_since
+from :"schema".members m
+cross join lateral (
+  select case
+    when m.heartbeat_at + m.ttl / 2 > clock_timestamp() then m.heartbeat_at
+    else :"schema".heard_at(m.id, m.token, m.heartbeat_at)
+  end as at offset 0
+) heard;
 
 -- What a registration carried at a time, for the view. The functions below have the same query written out,
 -- because that is faster. In the view it would make the planner compile (JIT) for longer than the query runs.
@@ -2087,21 +2228,6 @@ as $$
     false)
 $$;
 
--- Locks the row of a registration until the transaction ends, so that nobody can remove it, and tells whether it is
--- current: there, of this cluster, and not expired. It waits for a removal that is under way.
-create function :"schema".keeps_registration(cluster_name text, member_id uuid, registration bigint) returns boolean
-language plpgsql
-set search_path = :"schema", pg_temp
-as $$
-begin
-  perform from members m
-  where m.id = member_id and m.token = registration and m.cluster = cluster_name
-    and m.heartbeat_at + m.ttl > clock_timestamp()
-  for key share;
-  return found;
-end
-$$;
-
 -- The functions below compare a row's registration in a way that no index helps with. Otherwise the planner may find all
 -- claims of the registration first, and compare each of them with all keys.
 
@@ -2117,7 +2243,6 @@ create function :"schema".claim(cluster_name text, space_name text, member_id uu
 returns text[]
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '500ms'
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -2139,7 +2264,7 @@ begin
     raise exception 'keys must have 1 to 255 bytes of UTF-8, the space at most 255, and none is null'
       using errcode = 'invalid_parameter_value';
   end if;
-  if not keeps_registration(cluster_name, member_id, registration) then
+  if coalesce(keep_current(member_id, registration, false) <> cluster_name, true) then
     raise exception 'registration % of member % is not current', registration, member_id using errcode = 'MB001';
   end if;
   -- Everybody claims in the same order: no two wait for each other.
@@ -2225,7 +2350,6 @@ create function :"schema".fence_claims(
 ) returns void
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -2241,7 +2365,7 @@ begin
   if array_position(keys, null) is not null or keys is null then
     raise exception 'keys must not be null' using errcode = 'invalid_parameter_value';
   end if;
-  if not keeps_registration(cluster_name, member_id, registration) then
+  if coalesce(keep_current(member_id, registration, true) <> cluster_name, true) then
     raise exception 'registration % of member % is not current: its keys may be those of another', registration, member_id
       using errcode = 'MB002', hint = 'Another process may have taken over: roll back.';
   end if;
@@ -2332,7 +2456,6 @@ create function :"schema".take_nonces(
 ) returns text[]
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '500ms'
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -2350,7 +2473,7 @@ begin
     raise exception 'the batches must not be null, and most must be 1 to 10000'
       using errcode = 'invalid_parameter_value';
   end if;
-  if not keeps_registration(cluster_name, member_id, registration) then
+  if coalesce(keep_current(member_id, registration, false) <> cluster_name, true) then
     raise exception 'registration % of member % is not current', registration, member_id using errcode = 'MB001';
   end if;
   taken := array(
@@ -2379,7 +2502,6 @@ create function :"schema".use_nonce(
 ) returns void
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -2390,7 +2512,7 @@ set enable_memoize = off
 set jit = off
 as $$
 begin
-  if not keeps_registration(cluster_name, member_id, registration) then
+  if coalesce(keep_current(member_id, registration, true) <> cluster_name, true) then
     raise exception 'registration % of member % is not current: its nonces may be those of another', registration, member_id
       using errcode = 'MB001', hint = 'Roll back.';
   end if;

@@ -23,11 +23,18 @@ exception when character_not_in_repertoire or untranslatable_character then
 end
 $$;
 
--- Who is a member now, and how old its last heartbeat is.
+-- Who is a member now, and how old its last heartbeat is. Whether one was held is looked up where the row's is older than
+-- half of the ttl: to ask for each row would take longer than all the rest.
 create view :"schema".members_now as
-select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registered_at, m.heartbeat_at,
-  clock_timestamp() - m.heartbeat_at as silent_for, m.ttl, m.session, m.draining_since
-from :"schema".members m;
+select m.cluster, m.id, m.token, :"schema".readable(m.data) as data, m.registered_at, heard.at as heartbeat_at,
+  clock_timestamp() - heard.at as silent_for, m.ttl, m.session, m.draining_since
+from :"schema".members m
+cross join lateral (
+  select case
+    when m.heartbeat_at + m.ttl / 2 > clock_timestamp() then m.heartbeat_at
+    else :"schema".heard_at(m.id, m.token, m.heartbeat_at)
+  end as at offset 0
+) heard;
 
 -- What a registration carried at a time, for the view. The functions below have the same query written out,
 -- because that is faster. In the view it would make the planner compile (JIT) for longer than the query runs.

@@ -39,21 +39,6 @@ as $$
     false)
 $$;
 
--- Locks the row of a registration until the transaction ends, so that nobody can remove it, and tells whether it is
--- current: there, of this cluster, and not expired. It waits for a removal that is under way.
-create function :"schema".keeps_registration(cluster_name text, member_id uuid, registration bigint) returns boolean
-language plpgsql
-set search_path = :"schema", pg_temp
-as $$
-begin
-  perform from members m
-  where m.id = member_id and m.token = registration and m.cluster = cluster_name
-    and m.heartbeat_at + m.ttl > clock_timestamp()
-  for key share;
-  return found;
-end
-$$;
-
 -- The functions below compare a row's registration in a way that no index helps with. Otherwise the planner may find all
 -- claims of the registration first, and compare each of them with all keys.
 
@@ -69,7 +54,6 @@ create function :"schema".claim(cluster_name text, space_name text, member_id uu
 returns text[]
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '500ms'
 :planner_settings
 as $$
@@ -85,7 +69,7 @@ begin
     raise exception 'keys must have 1 to 255 bytes of UTF-8, the space at most 255, and none is null'
       using errcode = 'invalid_parameter_value';
   end if;
-  if not keeps_registration(cluster_name, member_id, registration) then
+  if coalesce(keep_current(member_id, registration, false) <> cluster_name, true) then
     raise exception 'registration % of member % is not current', registration, member_id using errcode = 'MB001';
   end if;
   -- Everybody claims in the same order: no two wait for each other.
@@ -165,7 +149,6 @@ create function :"schema".fence_claims(
 ) returns void
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '2s'
 :planner_settings
 as $$
@@ -175,7 +158,7 @@ begin
   if array_position(keys, null) is not null or keys is null then
     raise exception 'keys must not be null' using errcode = 'invalid_parameter_value';
   end if;
-  if not keeps_registration(cluster_name, member_id, registration) then
+  if coalesce(keep_current(member_id, registration, true) <> cluster_name, true) then
     raise exception 'registration % of member % is not current: its keys may be those of another', registration, member_id
       using errcode = 'MB002', hint = 'Another process may have taken over: roll back.';
   end if;
@@ -204,7 +187,6 @@ drop view :"schema".claims_now;
 drop function :"schema".fence_claims(text, text, uuid, bigint, text[]);
 drop function :"schema".release(text, text, uuid, bigint, text[]);
 drop function :"schema".claim(text, text, uuid, bigint, text[]);
-drop function :"schema".keeps_registration(text, uuid, bigint);
 drop function :"schema".nameable(text[]);
 drop table :"schema".claims;
 drop domain :"schema".claim_space;

@@ -4,13 +4,34 @@
 -- application can make a living member silent (promise 7). It notifies nobody and leaves the revision as it is.
 
 -- Heartbeats that came while somebody held the member's row locked. They count as much as the others.
+--
+-- No key is unique here. To insert a row whose key another transaction is deleting (a sweep that is still open) would
+-- mean to wait for that transaction. A registration has one row, and one more for each transaction that has locked those
+-- it has.
 create unlogged table :"schema".held_heartbeats (
   cluster text        not null,
   member  uuid        not null,
   token   bigint      not null,
-  at      timestamptz not null,
-  primary key (member, token)
+  at      timestamptz not null
 );
+create index held_heartbeats_of_registration on :"schema".held_heartbeats (member, token);
+
+-- When the server last heard of a registration: by the heartbeat that renewed its row last, or by one that was held.
+-- Who is current, who is overdue and who has expired is judged by this.
+-- (A standby has no unlogged tables.)
+create function :"schema".heard_at(member_id uuid, registration bigint, heartbeat_at timestamptz) returns timestamptz
+language plpgsql stable
+set search_path = :"schema", pg_temp
+as $$
+begin
+  if pg_is_in_recovery() then
+    return heartbeat_at;
+  end if;
+  return greatest(heartbeat_at, (
+    select max(h.at) from held_heartbeats h where h.member = member_id and h.token = registration
+  ));
+end
+$$;
 
 -- Renews registrations, and waits for nobody's lock. One locked row must not silence the others: its heartbeat is
 -- kept in held_heartbeats. The commit does not wait for the disk, because the loss of a heartbeat in a crash of
@@ -72,10 +93,20 @@ begin
       order by e.at desc limit 1
     ) e on m.id is null
     where m.id is null or m.heartbeat_at < moment;
-    insert into held_heartbeats as h (cluster, member, token, at)
+    with noted as (
+      update held_heartbeats h set at = greatest(h.at, moment)
+      where h.ctid = any (array(
+        select former.ctid
+        from unnest(ids, tokens) held (id, token)
+        join held_heartbeats former on former.member = held.id and former.token = held.token
+        where held.id = any (locked)
+        for no key update of former skip locked
+      ))
+      returning h.member
+    )
+    insert into held_heartbeats (cluster, member, token, at)
     select cluster_name, held.id, held.token, moment from unnest(ids, tokens) held (id, token)
-    where held.id = any (locked)
-    on conflict (member, token) do update set at = greatest(h.at, excluded.at);
+    where held.id = any (locked) and held.id not in (select n.member from noted n);
   end if;
 
   select c.revision, c.stamp, sweep_overdue(cluster_name) into revision, stamp, sweep_overdue
@@ -86,7 +117,13 @@ $$;
 -- ==== down
 
 drop function :"schema".heartbeat(text, uuid[], bigint[], text, integer);
+drop function :"schema".heard_at(uuid, bigint, timestamptz);
 drop table :"schema".held_heartbeats;
+
+-- ==== grants: reader
+
+grant select on :"schema".held_heartbeats to :"role";
+grant execute on function :"schema".heard_at(uuid, bigint, timestamptz) to :"role";
 
 -- ==== grants: member
 

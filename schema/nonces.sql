@@ -58,7 +58,6 @@ create function :"schema".take_nonces(
 ) returns text[]
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '500ms'
 :planner_settings
 as $$
@@ -70,7 +69,7 @@ begin
     raise exception 'the batches must not be null, and most must be 1 to 10000'
       using errcode = 'invalid_parameter_value';
   end if;
-  if not keeps_registration(cluster_name, member_id, registration) then
+  if coalesce(keep_current(member_id, registration, false) <> cluster_name, true) then
     raise exception 'registration % of member % is not current', registration, member_id using errcode = 'MB001';
   end if;
   taken := array(
@@ -99,12 +98,11 @@ create function :"schema".use_nonce(
 ) returns void
 language plpgsql security definer
 set search_path = :"schema", pg_temp
-set timezone = 'UTC' -- Where a day has 24 hours.
 set lock_timeout = '2s'
 :planner_settings
 as $$
 begin
-  if not keeps_registration(cluster_name, member_id, registration) then
+  if coalesce(keep_current(member_id, registration, true) <> cluster_name, true) then
     raise exception 'registration % of member % is not current: its nonces may be those of another', registration, member_id
       using errcode = 'MB001', hint = 'Roll back.';
   end if;

@@ -260,6 +260,7 @@ begin
     select cardinality(r.removed), r.obstacles into removed, obstacles
     from remove_members(cluster_name, gone_ids, gone_tokens, 'expired', crashed_ids) r;
   end if;
+  obstacles := obstacles || fence_obstacles(cluster_name, swept.resumed_at);
 
   if follow_up <= swept.pace then
     wait_ms := ceil(1000 * extract(epoch from follow_up));

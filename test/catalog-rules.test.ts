@@ -9,6 +9,9 @@ const FOR_READERS = {
   'channel(cluster_name text)': 'stable, as the caller',
   'data_at(cluster_name text, member_id uuid, registration bigint, moment timestamp with time zone)':
     'stable, as the caller',
+  'heard_at(member_id uuid, registration bigint, heartbeat_at timestamp with time zone)':
+    'stable, as the caller',
+  'kept_past_ttl(cluster_name text, since timestamp with time zone)': 'stable, as the caller',
   'members_at(cluster_name text, moment timestamp with time zone)': 'stable, as the caller',
   'readable(data bytea)': 'immutable, as the caller',
   'schema_version(OUT version integer, OUT compatible_from integer)': 'immutable, as the caller',
@@ -38,7 +41,8 @@ const FOR_MEMBERS = {
     'volatile, as the owner',
   'heartbeat(cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer, OUT revision bigint, OUT stamp uuid, OUT sweep_overdue boolean, OUT locked uuid[], OUT missing uuid[], OUT reasons text[])':
     'volatile, as the owner',
-  'members_channel(cluster_name text, OUT name text, OUT key bytea)': 'volatile, as the owner',
+  'members_channel(cluster_name text, OUT name text, OUT key bytea)':
+    'volatile, as the owner',
   'register(cluster_name text, ids uuid[], contents bytea[], floors bigint[], member_ttl interval, member_crash_grace interval, session_name text, client_pid integer, attempted_at timestamp with time zone)':
     'volatile, as the owner',
   'release(cluster_name text, space_name text, member_id uuid, registration bigint, keys text[])':

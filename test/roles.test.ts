@@ -34,6 +34,8 @@ const QUESTIONS = [
   'select * from evictions',
   'select * from retention',
   'select * from members_now',
+  'select * from held_heartbeats',
+  `select * from kept_past_ttl('team')`,
   'select * from claims',
   'select * from claims_now',
   'select * from nonces',
@@ -112,7 +114,8 @@ const INTERNALS = [
   `select note_eviction('team', gen_random_uuid(), 'why', null)`,
   `select advance('team', 1)`,
   `select nameable('{a}')`,
-  `select keeps_registration('team', gen_random_uuid(), 1)`,
+  `select keep_current(gen_random_uuid(), 1, true)`,
+  `select fence_obstacles('team', now())`,
 ]
 describe('promise 15: a reader', () => {
   test('can ask every question, and sweep', async () => {

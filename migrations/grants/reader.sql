@@ -14,12 +14,17 @@ grant execute on function :"schema".channel(text) to :"role";
 
 grant select on :"schema".evictions to :"role";
 
+grant select on :"schema".held_heartbeats to :"role";
+grant execute on function :"schema".heard_at(uuid, bigint, timestamptz) to :"role";
+
 grant select on :"schema".sweeps to :"role";
 grant execute on function :"schema".sweep_overdue(text) to :"role";
 grant execute on function
   :"schema".sweep(text), :"schema".sweep_as_owner(text), :"schema".sweep_idle(text[]) to :"role";
 
 grant select on :"schema".retention to :"role";
+
+grant execute on function :"schema".kept_past_ttl(text, timestamptz) to :"role";
 
 grant select on :"schema".members_now, :"schema".stays, :"schema".changes to :"role";
 grant execute on function

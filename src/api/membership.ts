@@ -47,6 +47,11 @@ export interface Membership extends AsyncDisposable {
    * Inside the caller's transaction: fails unless this registration is current and unexpired, and keeps it from
    * being removed until the transaction ends. Call it first in the transaction, outside savepoints.
    *
+   * While the transaction idles, nobody else can take over. So the server ends it, and its session (SQLSTATE 25P03),
+   * when it has been idle for the ttl, or for 15 s if these are more. If this happens to a process that lives, it did
+   * something else for that long between two statements: do that before the transaction. A smaller
+   * `idle_in_transaction_session_timeout` of the session stays.
+   *
    * It fences the registration that the snapshot shows at the moment of the call. Code that acts on an *earlier*
    * snapshot must look at the snapshot again right before this call, without an `await` in between, or fence the
    * token that it saw: `select pgmembership.fence(id, token)`.

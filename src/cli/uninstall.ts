@@ -72,7 +72,7 @@ async function lookedAt(query: Query, args: Arguments, schema: string, lock?: 'l
     await query('lock table $$.members, $$.clusters, $$.events in access exclusive mode', [])
   }
   const [counted] = await query<Found>(
-    `select (select count(*) from $$.members where heartbeat_at + ttl > clock_timestamp())::int as alive,
+    `select (select count(*) from $$.members where $$.heard_at(id, token, heartbeat_at) + ttl > clock_timestamp())::int as alive,
       (select count(*) from $$.clusters)::int as clusters, (select count(*) from $$.events)::float8 as events,
       (select count(*) from $$.nonces)::float8 as nonces`,
     [],

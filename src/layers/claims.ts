@@ -125,7 +125,8 @@ export class Claims {
 
   /**
    * Inside the caller's transaction: fails unless all of the keys are this registration's, and keeps them and the
-   * registration until the transaction ends. Call it first in the transaction, outside savepoints.
+   * registration until the transaction ends. Call it first in the transaction, outside savepoints. The server ends a
+   * transaction that then idles for too long, as with `Membership.fence`.
    *
    * @throws The client's own error with code 'MB002' when a key is not this registration's, or '55P03' when somebody had
    * a row locked for 2 s. TypeError for a pool, for what is not a client, and for a client outside a transaction.

@@ -28,7 +28,8 @@ export interface Term {
   /**
    * Inside the caller's transaction: fails unless this very registration is still current and unexpired, and keeps it
    * from being removed until the transaction ends. So no later leader's fenced transaction runs at the same time. Call
-   * it first in the transaction, outside savepoints.
+   * it first in the transaction, outside savepoints. The server ends a transaction that then idles for too long, as with
+   * `Membership.fence`.
    *
    * @throws As `Membership.fence` does: the client's own error with code 'MB001' or '55P03', or TypeError.
    */

@@ -12,7 +12,8 @@ export interface Nonce {
   readonly value: string
   /**
    * Inside the caller's transaction: the value is used for good if that commits, and still taken if it rolls back.
-   * Keeps the registration from being removed until then. Call it first in the transaction, outside savepoints.
+   * Keeps the registration from being removed until then. Call it first in the transaction, outside savepoints. The
+   * server ends a transaction that then idles for too long, as with `Membership.fence`.
    *
    * @throws The client's own error with code 'MB001' when the registration that took the value is gone: another may have
    * it then. The same when it was used or released before. '55P03' when somebody had a row locked for 2 s. TypeError for a

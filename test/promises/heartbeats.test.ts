@@ -2,7 +2,7 @@ import diagnostics from 'node:diagnostics_channel'
 import { migrate } from 'pg-membership'
 import { expect, onTestFinished, test } from 'vitest'
 import { freshSchema, uniqueName } from '../support/database.js'
-import { storyOf, tableOf } from '../support/event-log.js'
+import { silence, storyOf, tableOf, typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openServer } from '../support/opened.js'
 import { until } from '../support/until.js'
 
@@ -118,4 +118,105 @@ test('promise 5: a heartbeat waits for no lock, and renews what is not locked', 
   expect(JSON.stringify(rows)).toContain('00000000-0000-4000-8000-000000000000')
   expect(JSON.stringify(rows)).not.toContain(ids[0])
   await other.query('rollback')
+})
+
+const BEAT = `select coalesce(locked, '{}') as locked, coalesce(missing, '{}') as missing, revision::int
+  from heartbeat($1, $2, $3, 'nobody', 0)`
+
+/** Three members that are typed, so that no process renews them. */
+async function typedScene() {
+  const schema = await freshSchema()
+  const [admin, locking, beating] = [await openAdmin(), await openAdmin(), await openAdmin()]
+  for (const client of [admin, locking, beating]) await client.query(`set search_path = ${schema}`)
+  const cluster = uniqueName()
+  const ids = await typeMembers(admin, schema, cluster, ['one', 'two', 'three'])
+  const { members, revision } = await tableOf(admin, schema, cluster)
+  const tokens = members.map(({ token }) => token)
+  const first = ids[0] ?? ''
+  // An own lock_timeout of heartbeat() is a second: if it waited for a lock that stays, it would fail.
+  const beat = async (): Promise<unknown> => (await beating.query(BEAT, [cluster, ids, tokens])).rows
+  const held = async (): Promise<number> =>
+    (await admin.query('select from held_heartbeats where cluster = $1', [cluster])).rowCount ?? 0
+  return { schema, admin, locking, cluster, ids, tokens, first, revision, beat, held }
+}
+
+test.each([
+  'select from members for key share',
+  'select from members for share',
+  'select from members for no key update',
+  'select from members for update',
+  'select from clusters for update',
+  'select from events for update',
+  'select from sweeps for update',
+  'select from held_heartbeats for update',
+  'delete from held_heartbeats',
+  'update held_heartbeats set at = now()',
+  'insert into held_heartbeats select cluster, id, token, now() from members',
+  'select pg_advisory_lock_shared(1)',
+])('promise 7: a heartbeat does not wait for %s', async (statement) => {
+  const { admin, locking, cluster, ids, first, revision, beat, held } = await typedScene()
+  await admin.query('select sweep($1)', [cluster])
+  await locking.query('begin')
+  await locking.query('select from members where id = $1 for update', [first])
+  expect(await beat()).toEqual([{ locked: [first], missing: [], revision }])
+  await locking.query('rollback')
+  const [renewed, all] = [{ locked: [], missing: [], revision }, ids.toSorted()]
+  expect(await beat()).toEqual([renewed])
+  // The row of the held heartbeat is still there. Now one more transaction locks something, and another the members.
+  await locking.query('begin')
+  await locking.query(statement)
+  const keepsMembers = /members for (?!key share)/.test(statement)
+  const sorted = async (): Promise<unknown> => {
+    const [answer] = (await beat()) as { locked: string[] }[]
+    return { ...answer, locked: answer?.locked.toSorted() }
+  }
+  expect(await sorted()).toEqual(keepsMembers ? { ...renewed, locked: all } : renewed)
+  if (!keepsMembers) {
+    await admin.query('begin')
+    await admin.query('select from members for share')
+    for (let n = 0; n < 20; n++) expect(await sorted()).toEqual({ ...renewed, locked: all })
+    await admin.query('rollback')
+  }
+  await locking.query('rollback')
+  expect(await held(), 'one row for each, and one more for each that was locked').toBeLessThanOrEqual(6)
+})
+
+test('promise 7: a sweep that stays open after it has tidied up held heartbeats silences nobody', async () => {
+  const { admin, locking, cluster, first, revision, beat, held } = await typedScene()
+  await locking.query('begin')
+  await locking.query('select from members where id = $1 for update', [first])
+  await beat()
+  await locking.query('rollback')
+  await beat()
+  expect(await held()).toBe(1)
+  // A reader's, or one with a slow cascade.
+  await locking.query('begin')
+  await locking.query('select sweep($1)', [cluster])
+  await admin.query('begin')
+  await admin.query('select from members where id = $1 for update', [first])
+  for (let n = 0; n < 20; n++) expect(await beat()).toEqual([{ locked: [first], missing: [], revision }])
+  await admin.query('commit')
+  await locking.query('commit')
+  expect(await held(), 'however many heartbeats were held meanwhile').toBe(1)
+  await beat()
+  await locking.query('select sweep($1)', [cluster])
+  expect(await held()).toBe(0)
+})
+
+test('promise 7: a member that is overdue by its row alone, because somebody holds that, is shown with the age of its last heartbeat', async () => {
+  const { schema, admin, locking, cluster, ids, first, beat } = await typedScene()
+  await silence(admin, schema, cluster, ids)
+  const silent = async (): Promise<unknown> =>
+    (await admin.query('select id from members_now where cluster = $1 and silent_for > ttl', [cluster])).rows
+  expect(await silent()).toHaveLength(3)
+  await locking.query('begin')
+  await locking.query('select from members where id = $1 for share', [first])
+  await beat()
+  expect(await silent()).toEqual([])
+  const { rows } = await admin.query(
+    "select silent_for < interval '5 s' as fresh, clock_timestamp() - heartbeat_at < interval '5 s' as same from members_now where id = $1",
+    [first],
+  )
+  expect(rows).toEqual([{ fresh: true, same: true }])
+  await locking.query('rollback')
 })

@@ -5,7 +5,7 @@ import { type Check, type Finding, listed, ok } from './finding.js'
 const overdue: Check = async ({ query }) => {
   const rows = await query<{ member: string }>(
     `select m.cluster || ' ' || m.id as member from $$.members m
-    where m.heartbeat_at + m.ttl + interval '5 s' < clock_timestamp() order by m.heartbeat_at`,
+    where $$.heard_at(m.id, m.token, m.heartbeat_at) + m.ttl + interval '5 s' < clock_timestamp() order by m.heartbeat_at`,
     [],
   )
   if (rows.length === 0) return [ok('members-overdue', 'no member is past its ttl')]
@@ -67,4 +67,27 @@ async function openSweeps(query: Query): Promise<Finding[]> {
   }))
 }
 
-export const memberChecks = { 'members-overdue': overdue, sweeping }
+const kept: Check = async ({ query }) => {
+  const rows = await query<{ member: string; holder: string; begun: string | null }>(
+    `select c.name || ' ' || k.member as member,
+      coalesce('prepared transaction ' || k.gid, 'pid ' || k.pid || ' (' || k.application_name || ')', 'a transaction') as holder,
+      to_char(k.begun_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as begun
+    from $$.clusters c cross join lateral $$.kept_past_ttl(c.name) k order by 1, 2`,
+    [],
+  )
+  if (rows.length === 0) return [ok('kept-members', 'no transaction keeps a member that is past its ttl')]
+  const words = rows.map(
+    ({ member, holder, begun }) => `${member} by ${holder}${begun === null ? '' : ` since ${begun}`}`,
+  )
+  return [
+    {
+      code: 'kept-members',
+      severity: 'alert',
+      what: `kept beyond their ttl by a fence or another lock: ${listed(words)}`,
+      consequence: 'Nobody can remove them: nobody else leads, and nobody gets their keys.',
+      todo: `End the transaction: select pg_terminate_backend(PID), or rollback prepared 'GID'.`,
+    },
+  ]
+}
+
+export const memberChecks = { 'members-overdue': overdue, 'kept-members': kept, sweeping }
