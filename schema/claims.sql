@@ -40,7 +40,8 @@ as $$
 $$;
 
 -- The functions below compare a row's registration in a way that no index helps with. Otherwise the planner may find all
--- claims of the registration first, and compare each of them with all keys.
+-- claims of the registration first, and compare each of them with all keys. And they look for
+-- one key after another: without statistics, PostgreSQL 14 reads all keys of the space for `= any (keys)`, and for a join.
 
 -- Claims those of the keys that are free, and returns all that are this registration's now, newly or already. So it can
 -- be repeated after a lost reply. Raises MB001 unless the registration is current.
@@ -77,7 +78,10 @@ begin
   from (
     select k.key collate "C" as key from unnest(keys) k (key)
     except
-    select c.key from claims c where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
+    select c.key
+    from unnest(keys) k (key) cross join lateral (
+      select c.key from claims c where c.cluster = cluster_name and c.space = space_name and c.key = k.key offset 0
+    ) c
   ) w;
   firsts := array[1];
   lasts := array[coalesce(cardinality(wanted), 0)];
@@ -104,9 +108,12 @@ begin
     end;
   end loop;
   return (
-    select coalesce(array_agg(c.key::text), '{}') from claims c
-    where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
-      and (c.member, c.token) is not distinct from (member_id, registration)
+    select coalesce(array_agg(c.key::text), '{}')
+    from (select distinct k.key from unnest(keys) k (key)) k cross join lateral (
+      select c.key, c.member, c.token from claims c
+      where c.cluster = cluster_name and c.space = space_name and c.key = k.key offset 0
+    ) c
+    where (c.member, c.token) is not distinct from (member_id, registration)
   );
 end
 $$;
@@ -127,16 +134,22 @@ begin
   -- While this is under way, a removal skips the member, as it does when somebody has locked it in any other way.
   perform from members m where m.id = member_id and m.token = registration for key share;
   delete from claims c
-  where c.cluster = cluster_name and c.space = space_name and c.key = any (array(
-    select l.key from claims l
-    where l.cluster = cluster_name and l.space = space_name and l.key = any (keys)
-      and (l.member, l.token) is not distinct from (member_id, registration)
-    for update skip locked
+  where c.ctid = any (array(
+    select l.ctid
+    from unnest(keys) k (key) cross join lateral (
+      select l.ctid from claims l
+      where l.cluster = cluster_name and l.space = space_name and l.key = k.key
+        and (l.member, l.token) is not distinct from (member_id, registration)
+      for update skip locked
+    ) l
   ));
   return (
-    select coalesce(array_agg(c.key::text), '{}') from claims c
-    where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
-      and (c.member, c.token) is not distinct from (member_id, registration)
+    select coalesce(array_agg(c.key::text), '{}')
+    from (select distinct k.key from unnest(keys) k (key)) k cross join lateral (
+      select c.key, c.member, c.token from claims c
+      where c.cluster = cluster_name and c.space = space_name and c.key = k.key offset 0
+    ) c
+    where (c.member, c.token) is not distinct from (member_id, registration)
   );
 end
 $$;
@@ -164,10 +177,13 @@ begin
   end if;
   select count(*) into own
   from (
-    select from claims c
-    where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
-      and (c.member, c.token) is not distinct from (member_id, registration)
-    for key share
+    select
+    from (select distinct k.key from unnest(keys) k (key)) k cross join lateral (
+      select from claims c
+      where c.cluster = cluster_name and c.space = space_name and c.key = k.key
+        and (c.member, c.token) is not distinct from (member_id, registration)
+      for key share
+    ) c
   ) locked;
   if own <> (select count(distinct k.key collate "C") from unnest(keys) k (key)) then
     raise exception 'not all of the keys are claimed by registration % of member %', registration, member_id

@@ -63,6 +63,7 @@ set lock_timeout = '500ms'
 as $$
 declare
   taken text[];
+  places tid[];
 begin
   if new_batch is null or lost is null or array_position(lost, null) is not null
     or coalesce(most not between 1 and 10000, true) then
@@ -72,20 +73,25 @@ begin
   if coalesce(keep_current(member_id, registration, false) <> cluster_name, true) then
     raise exception 'registration % of member % is not current', registration, member_id using errcode = 'MB001';
   end if;
-  taken := array(
-    select n.value::text from nonces n
+  select array_agg(n.value::text), array_agg(n.ctid) into taken, places
+  from (
+    select n.value, n.ctid from nonces n
     where n.member = member_id and n.token = registration and n.batch = any (lost)
       and n.cluster = cluster_name and n.name = pool_name
     limit most for update skip locked
-  );
-  taken := taken || array(
-    select n.value::text from nonces n
+  ) n;
+  taken := coalesce(taken, '{}');
+  select taken || array_agg(n.value::text), places || array_agg(n.ctid) into taken, places
+  from (
+    select n.value, n.ctid from nonces n
     where n.cluster = cluster_name and n.name = pool_name and n.member is null and n.used_at is null
     limit most - cardinality(taken) for update skip locked
-  );
+  ) n;
+  -- By ctid, which is safe because the rows are locked. By value = any (taken), PostgreSQL 14 without statistics reads the
+  -- whole pool.
   update nonces n
   set member = member_id, token = registration, batch = new_batch, taken_at = clock_timestamp()
-  where n.cluster = cluster_name and n.name = pool_name and n.value = any (taken);
+  where n.ctid = any (places);
   return taken;
 end
 $$;
@@ -127,7 +133,7 @@ set lock_timeout = '500ms'
 :planner_settings
 as $$
 declare
-  free text[];
+  places tid[];
 begin
   if cardinality(returned) is distinct from cardinality(batches) or returned is null or lost is null then
     raise exception 'returned and batches must be arrays of one length, and no array is null'
@@ -135,15 +141,14 @@ begin
   end if;
   -- While this is under way, a removal skips the member, as it does when somebody has locked it in any other way.
   perform from members m where m.id = member_id and m.token = registration for key share;
-  free := array(
-    select n.value::text from nonces n
+  places := array(
+    select n.ctid from nonces n
     where n.member = member_id and n.token = registration and n.cluster = cluster_name and n.name = pool_name
       and n.batch = any (lost || batches)
       and (n.batch = any (lost) or (n.value, n.batch) in (select r.value, r.batch from unnest(returned, batches) r (value, batch)))
     for update skip locked
   );
-  update nonces n set member = null, token = null, batch = null, taken_at = null
-  where n.cluster = cluster_name and n.name = pool_name and n.value = any (free);
+  update nonces n set member = null, token = null, batch = null, taken_at = null where n.ctid = any (places);
   return array(
     select n.value::text from unnest(returned, batches) r (value, batch)
     join nonces n on n.cluster = cluster_name and n.name = pool_name and n.value = r.value

@@ -1,7 +1,8 @@
 /** What only a database can do to claims: transactions, locks, roles, lost answers, deaths. */
 import { Claims } from 'pg-membership/claims'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type AdminClient, adminClient, databaseUrl, uniqueName } from '../support/database.js'
+import { type AdminClient, adminClient, databaseUrl, freshSchema, uniqueName } from '../support/database.js'
+import { typeMembers } from '../support/event-log.js'
 import { joined, openAdmin, openCluster, openProxy } from '../support/opened.js'
 import { codeOf, startRoles } from '../support/roles.js'
 import { until } from '../support/until.js'
@@ -230,4 +231,50 @@ test('promise 11: what it costs to remove many does not grow with the claims of 
     [name],
   )
   expect(await removed()).toBeLessThan(10 * 200)
+})
+
+test('promise 11: what a claim, a fence, a release or a nonce costs does not grow with the keys and values of others, before any statistics are made', async () => {
+  const fresh = await freshSchema()
+  const client = await openAdmin()
+  await client.query(`set search_path = ${fresh}`)
+  for (const table of ['claims', 'nonces']) {
+    await client.query(`alter table ${table} set (autovacuum_enabled = off)`)
+  }
+  const ids = await typeMembers(client, fresh, 'crowd', ['others', 'own'])
+  const own = ['crowd', '', ids[1], 2]
+  await client.query(
+    `insert into claims (cluster, space, key, member, token)
+     select 'crowd', '', 'key ' || n, $1, 1 from generate_series(1, 20000) n`,
+    [ids[0]],
+  )
+  await client.query(
+    `insert into nonces (cluster, name, value, used_at)
+     select 'crowd', 'pool', 'value ' || n, now() from generate_series(1, 20000) n`,
+  )
+  await client.query(`select stock_nonces('crowd', 'pool', '{a,b,c,d}')`)
+  const batch = '00000000-0000-4000-8000-000000000000'
+  const cost = async (statement: string, values: unknown[] = own): Promise<number> => {
+    await client.query('begin')
+    await client.query(statement, values)
+    const { rows } = await client.query<{ reads: string }>(
+      `select sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) as reads from pg_stat_xact_user_tables
+       where relid in ('claims'::regclass, 'nonces'::regclass)`,
+    )
+    await client.query('commit')
+    return Number(rows[0]?.reads)
+  }
+  const pool = ['crowd', 'pool', ids[1], 2, batch]
+  const costs: Record<string, number> = {
+    claim: await cost(`select claim($1, $2, $3, $4, '{a,b,c,key 7}')`),
+    fence_claims: await cost(`select fence_claims($1, $2, $3, $4, '{a,b,c}')`),
+    release: await cost(`select release($1, $2, $3, $4, '{a,b,c,key 7}')`),
+    take_nonces: await cost(`select take_nonces($1, $2, $3, $4, $5, '{}', 3)`, pool),
+    'take_nonces of a lost batch': await cost(
+      `select take_nonces($1, $2, $3, $4, $5, array[$5::uuid], 3)`,
+      pool,
+    ),
+    use_nonce: await cost(`select use_nonce($1, $2, $3, $4, $5, 'a')`, pool),
+    return_nonces: await cost(`select return_nonces($1, $2, $3, $4, '{b}', array[$5::uuid], '{}')`, pool),
+  }
+  for (const [name, reads] of Object.entries(costs)) expect(reads, name).toBeLessThan(50)
 })
