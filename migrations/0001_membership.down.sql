@@ -61,6 +61,8 @@ drop function :"schema".deregister_as_owner(text, uuid[], bigint[]);
 drop function :"schema".remove_members(text, uuid[], bigint[], text, uuid[], timestamptz);
 drop function :"schema".set_data(text, uuid[], bigint[], bytea[]);
 drop function :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz);
+drop function :"schema".register_as_owner(
+  text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz, boolean);
 drop trigger clusters_announce on :"schema".clusters;
 drop function :"schema".announce();
 drop function :"schema".members_channel(text);

@@ -554,10 +554,12 @@ create constraint trigger clusters_announce after update of revision on :"schema
 --
 -- Each row has the position of the cluster at which it can be seen. previous_stamp is the stamp before it, and
 -- null unless the rows are all that has changed.
-create function :"schema".register(
+--
+-- Without may_remove, it does nothing and returns nothing where it would have to remove a row: register() says why.
+create function :"schema".register_as_owner(
   cluster_name text, ids uuid[], contents bytea[], floors bigint[],
   member_ttl interval, member_crash_grace interval, session_name text, client_pid integer,
-  attempted_at timestamptz default null
+  attempted_at timestamptz, may_remove boolean
 ) returns table (
   id uuid, token bigint, registered_at timestamptz, revision bigint, stamp uuid, previous_stamp uuid,
   evicted_by text, note text, until timestamptz
@@ -628,6 +630,9 @@ begin
     from unnest(ids, floors) wanted (id, floor)
     join members m on m.id = wanted.id and m.token <= wanted.floor
     where m.id = any (held_ids);
+    if old_ids is not null and may_remove is not true then
+      return;
+    end if;
     perform remove_members(cluster_name, old_ids, old_tokens, 'superseded', told_since => since - member_ttl);
     update members m set heartbeat_at = greatest(m.heartbeat_at, clock_timestamp()), suspected_at = null,
       session = claimed, session_role = role_claimed
@@ -704,6 +709,31 @@ begin
     where coalesce(v.until > clock_timestamp(), true) and not exists (
       select from members m where m.id = wanted.id and (m.cluster <> cluster_name or m.token > wanted.floor)
     );
+end
+$$;
+
+-- As the caller where a row is to be removed, like deregister(), and for the same reason: a deferred foreign key holds
+-- back its own member only, and not those that register with it.
+create function :"schema".register(
+  cluster_name text, ids uuid[], contents bytea[], floors bigint[],
+  member_ttl interval, member_crash_grace interval, session_name text, client_pid integer,
+  attempted_at timestamptz default null
+) returns table (
+  id uuid, token bigint, registered_at timestamptz, revision bigint, stamp uuid, previous_stamp uuid,
+  evicted_by text, note text, until timestamptz
+)
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  return query select * from register_as_owner(cluster_name, ids, contents, floors, member_ttl, member_crash_grace,
+    session_name, client_pid, attempted_at, false);
+  if not found then
+    set constraints all immediate;
+    set constraints clusters_announce deferred;
+    return query select * from register_as_owner(cluster_name, ids, contents, floors, member_ttl, member_crash_grace,
+      session_name, client_pid, attempted_at, true);
+  end if;
 end
 $$;
 
@@ -2229,7 +2259,8 @@ as $$
 $$;
 
 -- The functions below compare a row's registration in a way that no index helps with. Otherwise the planner may find all
--- claims of the registration first, and compare each of them with all keys.
+-- claims of the registration first, and compare each of them with all keys. And they look for
+-- one key after another: without statistics, PostgreSQL 14 reads all keys of the space for `= any (keys)`, and for a join.
 
 -- Claims those of the keys that are free, and returns all that are this registration's now, newly or already. So it can
 -- be repeated after a lost reply. Raises MB001 unless the registration is current.
@@ -2272,7 +2303,10 @@ begin
   from (
     select k.key collate "C" as key from unnest(keys) k (key)
     except
-    select c.key from claims c where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
+    select c.key
+    from unnest(keys) k (key) cross join lateral (
+      select c.key from claims c where c.cluster = cluster_name and c.space = space_name and c.key = k.key offset 0
+    ) c
   ) w;
   firsts := array[1];
   lasts := array[coalesce(cardinality(wanted), 0)];
@@ -2299,9 +2333,12 @@ begin
     end;
   end loop;
   return (
-    select coalesce(array_agg(c.key::text), '{}') from claims c
-    where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
-      and (c.member, c.token) is not distinct from (member_id, registration)
+    select coalesce(array_agg(c.key::text), '{}')
+    from (select distinct k.key from unnest(keys) k (key)) k cross join lateral (
+      select c.key, c.member, c.token from claims c
+      where c.cluster = cluster_name and c.space = space_name and c.key = k.key offset 0
+    ) c
+    where (c.member, c.token) is not distinct from (member_id, registration)
   );
 end
 $$;
@@ -2328,16 +2365,22 @@ begin
   -- While this is under way, a removal skips the member, as it does when somebody has locked it in any other way.
   perform from members m where m.id = member_id and m.token = registration for key share;
   delete from claims c
-  where c.cluster = cluster_name and c.space = space_name and c.key = any (array(
-    select l.key from claims l
-    where l.cluster = cluster_name and l.space = space_name and l.key = any (keys)
-      and (l.member, l.token) is not distinct from (member_id, registration)
-    for update skip locked
+  where c.ctid = any (array(
+    select l.ctid
+    from unnest(keys) k (key) cross join lateral (
+      select l.ctid from claims l
+      where l.cluster = cluster_name and l.space = space_name and l.key = k.key
+        and (l.member, l.token) is not distinct from (member_id, registration)
+      for update skip locked
+    ) l
   ));
   return (
-    select coalesce(array_agg(c.key::text), '{}') from claims c
-    where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
-      and (c.member, c.token) is not distinct from (member_id, registration)
+    select coalesce(array_agg(c.key::text), '{}')
+    from (select distinct k.key from unnest(keys) k (key)) k cross join lateral (
+      select c.key, c.member, c.token from claims c
+      where c.cluster = cluster_name and c.space = space_name and c.key = k.key offset 0
+    ) c
+    where (c.member, c.token) is not distinct from (member_id, registration)
   );
 end
 $$;
@@ -2371,10 +2414,13 @@ begin
   end if;
   select count(*) into own
   from (
-    select from claims c
-    where c.cluster = cluster_name and c.space = space_name and c.key = any (keys)
-      and (c.member, c.token) is not distinct from (member_id, registration)
-    for key share
+    select
+    from (select distinct k.key from unnest(keys) k (key)) k cross join lateral (
+      select from claims c
+      where c.cluster = cluster_name and c.space = space_name and c.key = k.key
+        and (c.member, c.token) is not distinct from (member_id, registration)
+      for key share
+    ) c
   ) locked;
   if own <> (select count(distinct k.key collate "C") from unnest(keys) k (key)) then
     raise exception 'not all of the keys are claimed by registration % of member %', registration, member_id
@@ -2467,6 +2513,7 @@ set jit = off
 as $$
 declare
   taken text[];
+  places tid[];
 begin
   if new_batch is null or lost is null or array_position(lost, null) is not null
     or coalesce(most not between 1 and 10000, true) then
@@ -2476,20 +2523,25 @@ begin
   if coalesce(keep_current(member_id, registration, false) <> cluster_name, true) then
     raise exception 'registration % of member % is not current', registration, member_id using errcode = 'MB001';
   end if;
-  taken := array(
-    select n.value::text from nonces n
+  select array_agg(n.value::text), array_agg(n.ctid) into taken, places
+  from (
+    select n.value, n.ctid from nonces n
     where n.member = member_id and n.token = registration and n.batch = any (lost)
       and n.cluster = cluster_name and n.name = pool_name
     limit most for update skip locked
-  );
-  taken := taken || array(
-    select n.value::text from nonces n
+  ) n;
+  taken := coalesce(taken, '{}');
+  select taken || array_agg(n.value::text), places || array_agg(n.ctid) into taken, places
+  from (
+    select n.value, n.ctid from nonces n
     where n.cluster = cluster_name and n.name = pool_name and n.member is null and n.used_at is null
     limit most - cardinality(taken) for update skip locked
-  );
+  ) n;
+  -- By ctid, which is safe because the rows are locked. By value = any (taken), PostgreSQL 14 without statistics reads the
+  -- whole pool.
   update nonces n
   set member = member_id, token = registration, batch = new_batch, taken_at = clock_timestamp()
-  where n.cluster = cluster_name and n.name = pool_name and n.value = any (taken);
+  where n.ctid = any (places);
   return taken;
 end
 $$;
@@ -2543,7 +2595,7 @@ set enable_memoize = off
 set jit = off
 as $$
 declare
-  free text[];
+  places tid[];
 begin
   if cardinality(returned) is distinct from cardinality(batches) or returned is null or lost is null then
     raise exception 'returned and batches must be arrays of one length, and no array is null'
@@ -2551,15 +2603,14 @@ begin
   end if;
   -- While this is under way, a removal skips the member, as it does when somebody has locked it in any other way.
   perform from members m where m.id = member_id and m.token = registration for key share;
-  free := array(
-    select n.value::text from nonces n
+  places := array(
+    select n.ctid from nonces n
     where n.member = member_id and n.token = registration and n.cluster = cluster_name and n.name = pool_name
       and n.batch = any (lost || batches)
       and (n.batch = any (lost) or (n.value, n.batch) in (select r.value, r.batch from unnest(returned, batches) r (value, batch)))
     for update skip locked
   );
-  update nonces n set member = null, token = null, batch = null, taken_at = null
-  where n.cluster = cluster_name and n.name = pool_name and n.value = any (free);
+  update nonces n set member = null, token = null, batch = null, taken_at = null where n.ctid = any (places);
   return array(
     select n.value::text from unnest(returned, batches) r (value, batch)
     join nonces n on n.cluster = cluster_name and n.name = pool_name and n.value = r.value

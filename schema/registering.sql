@@ -18,10 +18,12 @@
 --
 -- Each row has the position of the cluster at which it can be seen. previous_stamp is the stamp before it, and
 -- null unless the rows are all that has changed.
-create function :"schema".register(
+--
+-- Without may_remove, it does nothing and returns nothing where it would have to remove a row: register() says why.
+create function :"schema".register_as_owner(
   cluster_name text, ids uuid[], contents bytea[], floors bigint[],
   member_ttl interval, member_crash_grace interval, session_name text, client_pid integer,
-  attempted_at timestamptz default null
+  attempted_at timestamptz, may_remove boolean
 ) returns table (
   id uuid, token bigint, registered_at timestamptz, revision bigint, stamp uuid, previous_stamp uuid,
   evicted_by text, note text, until timestamptz
@@ -86,6 +88,9 @@ begin
     from unnest(ids, floors) wanted (id, floor)
     join members m on m.id = wanted.id and m.token <= wanted.floor
     where m.id = any (held_ids);
+    if old_ids is not null and may_remove is not true then
+      return;
+    end if;
     perform remove_members(cluster_name, old_ids, old_tokens, 'superseded', told_since => since - member_ttl);
     update members m set heartbeat_at = greatest(m.heartbeat_at, clock_timestamp()), suspected_at = null,
       session = claimed, session_role = role_claimed
@@ -165,11 +170,40 @@ begin
 end
 $$;
 
+-- As the caller where a row is to be removed, like deregister(), and for the same reason: a deferred foreign key holds
+-- back its own member only, and not those that register with it.
+create function :"schema".register(
+  cluster_name text, ids uuid[], contents bytea[], floors bigint[],
+  member_ttl interval, member_crash_grace interval, session_name text, client_pid integer,
+  attempted_at timestamptz default null
+) returns table (
+  id uuid, token bigint, registered_at timestamptz, revision bigint, stamp uuid, previous_stamp uuid,
+  evicted_by text, note text, until timestamptz
+)
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  return query select * from register_as_owner(cluster_name, ids, contents, floors, member_ttl, member_crash_grace,
+    session_name, client_pid, attempted_at, false);
+  if not found then
+    set constraints all immediate;
+    set constraints clusters_announce deferred;
+    return query select * from register_as_owner(cluster_name, ids, contents, floors, member_ttl, member_crash_grace,
+      session_name, client_pid, attempted_at, true);
+  end if;
+end
+$$;
+
 -- ==== down
 
 drop function :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz);
+drop function :"schema".register_as_owner(
+  text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz, boolean);
 
 -- ==== grants: member
 
 grant execute on function
-  :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz) to :"role";
+  :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz),
+  :"schema".register_as_owner(
+    text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz, boolean) to :"role";

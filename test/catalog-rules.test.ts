@@ -44,6 +44,8 @@ const FOR_MEMBERS = {
   'members_channel(cluster_name text, OUT name text, OUT key bytea)':
     'volatile, as the owner',
   'register(cluster_name text, ids uuid[], contents bytea[], floors bigint[], member_ttl interval, member_crash_grace interval, session_name text, client_pid integer, attempted_at timestamp with time zone)':
+    'volatile, as the caller',
+  'register_as_owner(cluster_name text, ids uuid[], contents bytea[], floors bigint[], member_ttl interval, member_crash_grace interval, session_name text, client_pid integer, attempted_at timestamp with time zone, may_remove boolean)':
     'volatile, as the owner',
   'release(cluster_name text, space_name text, member_id uuid, registration bigint, keys text[])':
     'volatile, as the owner',

@@ -322,7 +322,7 @@ describe('promise 15: everybody else', () => {
     expect([...definers].sort()).toEqual(
       [
         ...triggers,
-        'register',
+        'register_as_owner',
         'heartbeat',
         'members_channel',
         'set_data',

@@ -7,7 +7,9 @@
 grant execute on function :"schema".members_channel(text) to :"role";
 
 grant execute on function
-  :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz) to :"role";
+  :"schema".register(text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz),
+  :"schema".register_as_owner(
+    text, uuid[], bytea[], bigint[], interval, interval, text, integer, timestamptz, boolean) to :"role";
 
 grant execute on function :"schema".set_data(text, uuid[], bigint[], bytea[]) to :"role";
 

@@ -327,3 +327,56 @@ test('promise 15: an eviction that makes no sense is refused', async () => {
   expect(await storyOf(admin, schema, name)).toEqual(['joined registered'])
   expect(await call('evict', name, id, 'ü'.repeat(1_000), '1 mon')).toBe('1')
 })
+
+describe('promise 8: what the application has attached to a drained member holds back that member only', () => {
+  test.each([
+    'deferrable initially deferred',
+    'deferrable initially immediate',
+    'on delete restrict',
+    'on delete no action not deferrable',
+  ])('a foreign key %s', async (kind) => {
+    const [name, table] = [uniqueName(), uniqueName('work').replaceAll('-', '_')]
+    await admin.query(`create table ${table} (member uuid references members (id) ${kind})`)
+    onTestFinished(async () => {
+      await admin.query(`drop table ${table}`)
+    })
+    const cluster = open(name)
+    const busy = await joined(cluster, { data: 'busy' })
+    await admin.query(`insert into ${table} values ($1)`, [busy.id])
+    await call('drain', name, busy.id, 'out', '1 ms')
+    await until(() => busy.lease === undefined, { message: 'it ends its lease' })
+    // It asks to register, again and again, and the others with it, in one statement.
+    const others = Array.from({ length: 3 }, () => cluster.createMembership({ data: 'new' }))
+    await Promise.all(others.map((other) => other.register()))
+    expect(busy.lease).toBeUndefined()
+    await admin.query(`delete from ${table}`)
+    await busy.whenRegistered()
+    await expectWholeLog(admin, schema, name)
+  })
+
+  test('also where it registers by SQL, in the transaction of a caller that has queued changes of its own', async () => {
+    const [name, busy, fresh] = [uniqueName(), randomUUID(), randomUUID()]
+    await admin.query(
+      `create table work_of_callers (member uuid references members deferrable initially deferred)`,
+    )
+    onTestFinished(async () => {
+      await admin.query('drop table work_of_callers')
+    })
+    const member = await as('member')
+    onTestFinished(() => member.end())
+    await register(member, name, busy)
+    await admin.query('insert into work_of_callers values ($1)', [busy])
+    await admin.query('update members set draining_since = now() where id = $1', [busy])
+    for (const isolation of ['read committed', 'repeatable read']) {
+      await member.query(`begin isolation level ${isolation}`)
+      const { rows } = await member.query<{ id: string }>(
+        `select id from register($1, array[$2, $3]::uuid[], '{x,y}', '{1,0}', '15 s', null, 's', 0)`,
+        [name, busy, fresh],
+      )
+      expect(rows).toEqual([{ id: fresh }])
+      await member.query(isolation === 'read committed' ? 'rollback' : 'commit')
+    }
+    expect((await tableOf(admin, schema, name)).members.map(({ id }) => id)).toEqual([busy, fresh])
+    await expectWholeLog(admin, schema, name)
+  })
+})

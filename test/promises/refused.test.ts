@@ -170,6 +170,23 @@ test('promise 8: who was never registered gives up when register is refused, and
   expect(members.map(({ data }) => data)).toEqual(['changed', 'lost', 'last'])
 })
 
+test('promise 8: what the database refuses of one membership does not refuse those in the same statement', async () => {
+  const [admin, name] = [await openAdmin(), uniqueName()]
+  await admin.query(`alter table ${schema}.members add constraint of_test check (data <> 'bad')`)
+  onTestFinished(async () => {
+    await owner.query(`alter table ${schema}.members drop constraint of_test`)
+  })
+  const cluster = openCluster({ schema, name, connection: asRole() })
+  const memberships = ['one', 'bad', 'two'].map((data) => cluster.createMembership({ data }))
+  const outcomes = await Promise.allSettled(memberships.map((membership) => membership.register()))
+  expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
+  const changes = await Promise.allSettled(
+    [0, 2].map(async (n) => memberships[n]?.setData(n === 0 ? 'bad' : 'changed')),
+  )
+  expect(changes.map(({ status }) => status)).toEqual(['rejected', 'fulfilled'])
+  expect((await tableOf(admin, schema, name)).members.map(({ data }) => data)).toEqual(['one', 'changed'])
+})
+
 test('promise 8: a return that is refused when the cluster closes keeps nobody from leaving', async () => {
   const [admin, proxy, name] = [await openAdmin(), await openProxy(), uniqueName()]
   const connection = asRole(proxy.throughIt)

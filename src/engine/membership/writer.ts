@@ -120,18 +120,25 @@ export class Writer {
     return waitMs
   }
 
-  /** If the database refuses a statement, only the memberships in it fail; the others go on. Returns the refusals. */
+  /**
+   * If the database refuses a statement, the memberships in it are tried one by one: those that it does not refuse go
+   * on. Returns the refusals.
+   */
   async #each(
     batch: readonly OwnMembership[],
     step: Step,
     take: (part: readonly OwnMembership[]) => Promise<void>,
   ): Promise<Error[]> {
     const refusals: Error[] = []
-    for (const part of parts(batch.filter((membership) => membership.state.nextStep() === step))) {
+    const attempt = async (part: readonly OwnMembership[]): Promise<void> => {
       try {
         await take(part)
       } catch (error) {
         if (!(error instanceof SchemaError)) throw error
+        if (part.length > 1) {
+          for (const one of part) if (one.state.nextStep() === step) await attempt([one])
+          return
+        }
         tell(part, error)
         refusals.push(error)
         // There is no time to try again.
@@ -139,6 +146,8 @@ export class Writer {
           for (const refused of part) this.#unfinished.delete(refused)
       }
     }
+    for (const part of parts(batch.filter((membership) => membership.state.nextStep() === step)))
+      await attempt(part)
     return refusals
   }
 
