@@ -58,7 +58,8 @@ create table :"schema".clusters (
   last_token bigint not null default 0,
   stamp      uuid   not null default gen_random_uuid(),
   previous_stamp uuid,
-  channel    text   not null
+  channel    text   not null,
+  channel_stamp uuid not null default gen_random_uuid()
 );
 comment on table :"schema".clusters is
   'One row per cluster. Only a change of membership touches it. Its row lock makes the order of revisions the order of commits.';
@@ -68,6 +69,8 @@ comment on column :"schema".clusters.stamp is
   'New at each change. It tells apart two histories with equal revisions, after a failover that lost commits.';
 comment on column :"schema".clusters.previous_stamp is 'The stamp before the last change, which may be many rows.';
 comment on column :"schema".clusters.channel is 'The channel of the hints. It is computed once, because computing it costs more than a change.';
+comment on column :"schema".clusters.channel_stamp is
+  'New when the members'' channel gets another name and key. By it members find out that they have to ask for these.';
 
 create table :"schema".events (
   cluster       text        not null,
@@ -432,14 +435,17 @@ end
 $$;
 
 -- Tells a member where changes are announced, and the key of their codes. The first call makes them. They are a
--- result, and never in the text of a statement, which others may see.
-create function :"schema".members_channel(cluster_name text, out name text, out key bytea)
+-- result, and never in the text of a statement, which others may see. The stamp is that of the cluster, which heartbeats
+-- and reads tell as well: when they tell another, ask again. It is null before the first change of the cluster.
+create function :"schema".members_channel(cluster_name text, out name text, out key bytea, out stamp uuid)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
 as $$
 begin
   loop
-    select c.name, c.key into name, key from members_channels c where c.cluster = cluster_name;
+    select m.name, m.key, c.channel_stamp into name, key, stamp
+    from members_channels m left join clusters c on c.name = m.cluster
+    where m.cluster = cluster_name;
     exit when found;
     insert into members_channels select * from new_members_channel(cluster_name) on conflict do nothing;
   end loop;
@@ -1184,11 +1190,12 @@ $$;
 --
 -- locked names those whose rows somebody holds. They are renewed, unless they were about to be removed. missing
 -- names those that have ended, and reasons says why. One that was asked to leave (drain()) counts as removed: it is not
--- renewed, and its process ends it. revision and stamp are what a reader compares its own with.
+-- renewed, and its process ends it. revision and stamp are what a reader compares its own with. channel_stamp is another
+-- when the members' channel has another name and key.
 create function :"schema".heartbeat(
   cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer,
   out revision bigint, out stamp uuid, out sweep_overdue boolean,
-  out locked uuid[], out missing uuid[], out reasons text[]
+  out locked uuid[], out missing uuid[], out reasons text[], out channel_stamp uuid
 )
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -1260,7 +1267,8 @@ begin
     where held.id = any (locked) and held.id not in (select n.member from noted n);
   end if;
 
-  select c.revision, c.stamp, sweep_overdue(cluster_name) into revision, stamp, sweep_overdue
+  select c.revision, c.stamp, sweep_overdue(cluster_name), c.channel_stamp
+  into revision, stamp, sweep_overdue, channel_stamp
   from clusters c where c.name = cluster_name;
 end
 $$;
@@ -2634,11 +2642,12 @@ from :"schema".nonces n left join :"schema".members m on m.id = n.member and m.t
 -- A cluster is forgotten only when it has no members.
 
 -- Gives the announcements of a cluster a new name and key. A former member, or somebody who has seen the name of
--- the channel, hears nothing from here on. Members ask for the new ones when they find that they missed something.
+-- the channel, hears nothing from here on. The next heartbeat, or poll, of a member tells it to ask for the new ones.
 create function :"schema".renew_members_channel(cluster_name text) returns void
 language sql
 set search_path = :"schema", pg_temp
 as $$
+  update clusters c set channel_stamp = gen_random_uuid() where c.name = cluster_name;
   update members_channels c
   set name = made.name, key = made.key, inner_pad = made.inner_pad, outer_pad = made.outer_pad
   from new_members_channel(cluster_name) made where c.cluster = cluster_name

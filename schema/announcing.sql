@@ -51,14 +51,17 @@ end
 $$;
 
 -- Tells a member where changes are announced, and the key of their codes. The first call makes them. They are a
--- result, and never in the text of a statement, which others may see.
-create function :"schema".members_channel(cluster_name text, out name text, out key bytea)
+-- result, and never in the text of a statement, which others may see. The stamp is that of the cluster, which heartbeats
+-- and reads tell as well: when they tell another, ask again. It is null before the first change of the cluster.
+create function :"schema".members_channel(cluster_name text, out name text, out key bytea, out stamp uuid)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
 as $$
 begin
   loop
-    select c.name, c.key into name, key from members_channels c where c.cluster = cluster_name;
+    select m.name, m.key, c.channel_stamp into name, key, stamp
+    from members_channels m left join clusters c on c.name = m.cluster
+    where m.cluster = cluster_name;
     exit when found;
     insert into members_channels select * from new_members_channel(cluster_name) on conflict do nothing;
   end loop;

@@ -39,11 +39,12 @@ $$;
 --
 -- locked names those whose rows somebody holds. They are renewed, unless they were about to be removed. missing
 -- names those that have ended, and reasons says why. One that was asked to leave (drain()) counts as removed: it is not
--- renewed, and its process ends it. revision and stamp are what a reader compares its own with.
+-- renewed, and its process ends it. revision and stamp are what a reader compares its own with. channel_stamp is another
+-- when the members' channel has another name and key.
 create function :"schema".heartbeat(
   cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer,
   out revision bigint, out stamp uuid, out sweep_overdue boolean,
-  out locked uuid[], out missing uuid[], out reasons text[]
+  out locked uuid[], out missing uuid[], out reasons text[], out channel_stamp uuid
 )
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -109,7 +110,8 @@ begin
     where held.id = any (locked) and held.id not in (select n.member from noted n);
   end if;
 
-  select c.revision, c.stamp, sweep_overdue(cluster_name) into revision, stamp, sweep_overdue
+  select c.revision, c.stamp, sweep_overdue(cluster_name), c.channel_stamp
+  into revision, stamp, sweep_overdue, channel_stamp
   from clusters c where c.name = cluster_name;
 end
 $$;

@@ -19,7 +19,8 @@ create table :"schema".clusters (
   last_token bigint not null default 0,
   stamp      uuid   not null default gen_random_uuid(),
   previous_stamp uuid,
-  channel    text   not null
+  channel    text   not null,
+  channel_stamp uuid not null default gen_random_uuid()
 );
 comment on table :"schema".clusters is
   'One row per cluster. Only a change of membership touches it. Its row lock makes the order of revisions the order of commits.';
@@ -29,6 +30,8 @@ comment on column :"schema".clusters.stamp is
   'New at each change. It tells apart two histories with equal revisions, after a failover that lost commits.';
 comment on column :"schema".clusters.previous_stamp is 'The stamp before the last change, which may be many rows.';
 comment on column :"schema".clusters.channel is 'The channel of the hints. It is computed once, because computing it costs more than a change.';
+comment on column :"schema".clusters.channel_stamp is
+  'New when the members'' channel gets another name and key. By it members find out that they have to ask for these.';
 
 create table :"schema".events (
   cluster       text        not null,

@@ -3,11 +3,12 @@
 -- A cluster is forgotten only when it has no members.
 
 -- Gives the announcements of a cluster a new name and key. A former member, or somebody who has seen the name of
--- the channel, hears nothing from here on. Members ask for the new ones when they find that they missed something.
+-- the channel, hears nothing from here on. The next heartbeat, or poll, of a member tells it to ask for the new ones.
 create function :"schema".renew_members_channel(cluster_name text) returns void
 language sql
 set search_path = :"schema", pg_temp
 as $$
+  update clusters c set channel_stamp = gen_random_uuid() where c.name = cluster_name;
   update members_channels c
   set name = made.name, key = made.key, inner_pad = made.inner_pad, outer_pad = made.outer_pad
   from new_members_channel(cluster_name) made where c.cluster = cluster_name

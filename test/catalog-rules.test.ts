@@ -39,9 +39,9 @@ const FOR_MEMBERS = {
   'fence(member uuid, registration text)': 'volatile, as the caller',
   'fence_claims(cluster_name text, space_name text, member_id uuid, registration bigint, keys text[])':
     'volatile, as the owner',
-  'heartbeat(cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer, OUT revision bigint, OUT stamp uuid, OUT sweep_overdue boolean, OUT locked uuid[], OUT missing uuid[], OUT reasons text[])':
+  'heartbeat(cluster_name text, ids uuid[], tokens bigint[], session_name text, client_pid integer, OUT revision bigint, OUT stamp uuid, OUT sweep_overdue boolean, OUT locked uuid[], OUT missing uuid[], OUT reasons text[], OUT channel_stamp uuid)':
     'volatile, as the owner',
-  'members_channel(cluster_name text, OUT name text, OUT key bytea)':
+  'members_channel(cluster_name text, OUT name text, OUT key bytea, OUT stamp uuid)':
     'volatile, as the owner',
   'register(cluster_name text, ids uuid[], contents bytea[], floors bigint[], member_ttl interval, member_crash_grace interval, session_name text, client_pid integer, attempted_at timestamp with time zone)':
     'volatile, as the caller',

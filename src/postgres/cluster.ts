@@ -5,6 +5,7 @@ import { checkOptions, clusterName, loggerOption, refuse, timing } from '../engi
 import { Announcements } from './announcements.js'
 import { PostgresClaims } from './claims.js'
 import { connectionOption } from './connection/config.js'
+import type { Subscription } from './connection/listener.js'
 import { SharedConnections } from './connection/shared-connections.js'
 import { PostgresNonces } from './nonces.js'
 import { type Connection, type Connections, schemaName } from './options.js'
@@ -91,7 +92,7 @@ export class PostgresCluster extends ClusterCore {
         const stopUsing = connections.use({ lost: recover, reached: retry, patienceMs })
         // undefined: this role may only read, and is told that something changed, but not what.
         let announcements: Announcements | undefined
-        const unsubscribe = connections.listener?.subscribe({
+        const subscription: Subscription = {
           channel: async () => {
             const hints = await store.channel()
             const members = await store.membersChannel(hints)
@@ -112,7 +113,9 @@ export class PostgresCluster extends ClusterCore {
           },
           onError: (error) => report.failed('listen', error),
           onPooler: () => report.log('warn', {}, POOLER),
-        })
+        }
+        const unsubscribe = connections.listener?.subscribe(subscription)
+        store.onRenewedChannel = () => connections.listener?.renamed(subscription)
         if (connections.listener === undefined) hearing(false)
         return () => {
           stopUsing()

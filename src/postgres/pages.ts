@@ -27,17 +27,25 @@ export class Pages {
   readonly #db: Kysely<unknown>
   readonly #schema: string
   readonly #cluster: string
+  readonly #onChannel: (stamp: string | null) => void
 
-  constructor(db: Kysely<unknown>, schema: string, cluster: string) {
+  /** `onChannel` is told the stamp of the members' channel by each answer. */
+  constructor(
+    db: Kysely<unknown>,
+    schema: string,
+    cluster: string,
+    onChannel: (stamp: string | null) => void,
+  ) {
     this.#db = db
     this.#schema = schema
     this.#cluster = cluster
+    this.#onChannel = onChannel
   }
 
   async readChanges(since: Position, told: readonly Position[], upTo?: number): Promise<ChangesReading> {
     const { rows } = await sql<HeadRow & MemberRow & ChangeRow>`
       -- changes
-      select c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
+      select c.revision, c.stamp, c.channel_stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
         ${stampsAt(this.#name('events'), this.#cluster, [since, ...told])} as stamps,
         e.revision as reached, e.stamp as reached_stamp, e.kind, e.member as id, e.token, ${memberColumns('e')}
       from ${this.#name('clusters')} c
@@ -50,6 +58,7 @@ export class Pages {
       )} e on true
       where c.name = ${this.#cluster}
       order by e.revision`.execute(this.#db)
+    this.#onChannel(rows[0]?.channel_stamp ?? null)
     const sighting = sightingOf(rows[0])
     const stampAt = stampsOf(rows[0])
     const history = historyOf(since, sighting, stampAt(since.revision))
@@ -70,7 +79,7 @@ export class Pages {
     const { rows } = await sql<HeadRow & MemberRow & MembersRow>`
       -- members
       select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
-        c.revision, c.stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
+        c.revision, c.stamp, c.channel_stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
         ${stampsAt(this.#name('events'), this.#cluster, since === undefined ? told : [since, ...told])} as stamps,
         (select max(l.token) from ${this.#name('members')} l where l.cluster = ${this.#cluster}) as last_token,
         m.id, m.token, ${memberColumns('m')}
@@ -86,6 +95,7 @@ export class Pages {
       order by m.token`.execute(this.#db)
     const head = one(rows)
     checkSchemaVersion({ version: Number(head.version), compatibleFrom: Number(head.compatible_from) })
+    this.#onChannel(head.channel_stamp)
     const sighting = sightingOf(head)
     const stampAt = stampsOf(head)
     const members = rows.filter(({ id }) => id !== null).map(memberOf)

@@ -18,6 +18,8 @@ export interface HeadRow {
   revision: string | null
   stamp: string | null
   sweep_overdue: 't' | 'f'
+  /** Of the members' channel; null: there is no such cluster. */
+  channel_stamp: string | null
 }
 
 /** The columns that tell the position of the cluster after a write, and the stamp before it. */

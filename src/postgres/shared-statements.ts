@@ -21,6 +21,11 @@ interface Beat {
   readonly registrations: readonly Registration[]
 }
 
+export interface HeartbeatAnswer extends Heartbeat {
+  /** Of the members' channel. */
+  readonly channelStamp: string | null
+}
+
 interface BeatRow extends HeadRow {
   readonly locked: string | null
   readonly missing: string | null
@@ -32,7 +37,7 @@ export class SharedStatements {
   readonly #schema: string
   readonly #connection: SingleConnection
   readonly #session: string
-  readonly #beats: Together<Kysely<unknown>, Beat, Heartbeat>
+  readonly #beats: Together<Kysely<unknown>, Beat, HeartbeatAnswer>
   readonly #sweeps: Together<Kysely<unknown>, string, number | undefined>
 
   /** The one object for all clusters of this schema that use these connections. */
@@ -65,7 +70,7 @@ export class SharedStatements {
     })
   }
 
-  heartbeat(cluster: string, registrations: readonly Registration[]): Promise<Heartbeat> {
+  heartbeat(cluster: string, registrations: readonly Registration[]): Promise<HeartbeatAnswer> {
     return this.#beats.ask({ cluster, registrations })
   }
 
@@ -74,10 +79,10 @@ export class SharedStatements {
     return this.#sweeps.ask(cluster)
   }
 
-  async #heartbeat(db: Kysely<unknown>, beats: readonly Beat[]): Promise<Heartbeat[]> {
+  async #heartbeat(db: Kysely<unknown>, beats: readonly Beat[]): Promise<HeartbeatAnswer[]> {
     const { rows } = await sql<BeatRow>`
       -- heartbeat
-      select h.revision, h.stamp, h.sweep_overdue, to_json(h.locked) as locked,
+      select h.revision, h.stamp, h.sweep_overdue, h.channel_stamp, to_json(h.locked) as locked,
         json_object(h.missing::text[], h.reasons) as missing
       from unnest(
         ${beats.map(({ cluster }) => cluster)}::text[],
@@ -90,6 +95,7 @@ export class SharedStatements {
       order by beat.n`.execute(db)
     return rows.map(({ locked, missing, ...head }) => ({
       ...sightingOf(head),
+      channelStamp: head.channel_stamp,
       locked: strings(locked),
       missing: new Map(
         Object.entries(missing === null ? {} : (JSON.parse(missing) as Record<string, string>)).map(

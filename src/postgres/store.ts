@@ -55,6 +55,10 @@ export class PostgresStore implements Store {
   readonly #cluster: string
   readonly #schema: string
   readonly #timing: Timing
+  /** Called when the members' channel has another name and key than this process was told. */
+  onRenewedChannel: () => void = () => undefined
+  /** Of the members' channel, as it was told with name and key; null: before the cluster's first change. */
+  #channelStamp: string | null | undefined
 
   constructor(connections: SharedConnections, schema: string, cluster: string, timing: Timing) {
     this.#connections = connections
@@ -63,7 +67,7 @@ export class PostgresStore implements Store {
     this.#cluster = cluster
     this.#timing = timing
     this.#heartbeats = new Kysely({ dialect: new PostgresDialect({ pool: connections.heartbeats }) })
-    this.#pages = new Pages(this.#heartbeats, schema, cluster)
+    this.#pages = new Pages(this.#heartbeats, schema, cluster, (stamp) => this.#toldChannel(stamp))
     this.#log = new Log(this.#heartbeats, schema, cluster)
     this.writes = new Kysely({ dialect: new PostgresDialect({ pool: connections.writes }) })
   }
@@ -82,12 +86,14 @@ export class PostgresStore implements Store {
     const { rows } = await sql<{ allowed: 't' | 'f' }>`
       -- may hear
       select has_function_privilege(${signature}, 'execute') as allowed`.execute(this.#heartbeats)
+    this.#channelStamp = undefined
     if (one(rows).allowed !== 't') return undefined
-    const { rows: channels } = await sql<{ name: string; key: string }>`
+    const { rows: channels } = await sql<{ name: string; key: string; stamp: string | null }>`
       -- members channel
-      select name, encode(key, 'hex') as key
+      select name, encode(key, 'hex') as key, stamp
       from ${this.#name('members_channel')}(${this.#cluster})`.execute(this.#heartbeats)
-    const { name, key } = one(channels)
+    const { name, key, stamp } = one(channels)
+    this.#channelStamp = stamp
     return { name, key: Buffer.from(key, 'hex'), hints }
   }
 
@@ -103,8 +109,11 @@ export class PostgresStore implements Store {
     return answerOf(this.#log.read(after))
   }
 
-  heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
-    return answerOf(this.#shared.heartbeat(this.#cluster, registrations))
+  async heartbeat(registrations: readonly Registration[]): Promise<Heartbeat> {
+    const question = this.#shared.heartbeat(this.#cluster, registrations)
+    const { channelStamp, ...heartbeat } = await answerOf(question)
+    this.#toldChannel(channelStamp)
+    return heartbeat
   }
 
   async register(
@@ -241,6 +250,11 @@ export class PostgresStore implements Store {
 
   async fence(client: QueryClient, { id, token }: Registration): Promise<void> {
     await client.query(`select ${quoteIdentifier(this.#schema)}.fence($1::uuid, $2::bigint)`, [id, token])
+  }
+
+  #toldChannel(stamp: string | null): void {
+    if (stamp === null || this.#channelStamp === undefined || stamp === this.#channelStamp) return
+    this.onRenewedChannel()
   }
 
   #name(name: string): RawBuilder<unknown> {

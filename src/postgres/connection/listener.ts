@@ -33,7 +33,7 @@ export interface ListenerOptions {
 }
 
 export interface Subscription {
-  /** Asks the database for the channel's name: at first, and whenever something was missed. */
+  /** Asks the database for the channel's name: at first, when it was renamed, and when something was missed. */
   readonly channel: () => Promise<string>
   readonly onNotification: (payload: string) => void
   /** LISTEN has begun. What was sent before this moment was not heard. */
@@ -102,6 +102,14 @@ export class Listener {
       this.#subscriptions.delete(subscription)
       this.#loop.wake()
     }
+  }
+
+  /** The channel of this subscription has another name now: asks for it. */
+  renamed(subscription: Subscription): void {
+    const its = this.#subscriptions.get(subscription)
+    if (its === undefined) return
+    its.stale = true
+    this.#loop.wake()
   }
 
   /** Something may have been missed: asks for a proof that the listener hears. */
