@@ -433,3 +433,57 @@ test('promise 15: also where nothing changes, a heartbeat or a poll after the ow
   await until(() => reads() > readBefore + 3, { message: 'some more polls' })
   expect([beating, polling].map(({ asked }) => asked())).toEqual(settled)
 })
+
+test('promise 9: no transaction fails because it announces more than the smallest queue of notifications holds', async () => {
+  const server = await openServer({ max_notify_queue_pages: '64' })
+  const { migrate } = await import('pg-membership')
+  await migrate({ connection: server.url, schema })
+  const admin = await openAdmin(server.url)
+  const names = Array.from({ length: 8 }, () => uniqueName())
+  const [name = ''] = names
+  const many = Array.from({ length: 200 }, (_, n) => `${n} ${'x'.repeat(5_000)}`)
+  for (const each of names) {
+    await admin.query(`select ${schema}.members_channel($1)`, [each])
+    for (const part of [0, 50, 100, 150]) await typeMembers(admin, schema, each, many.slice(part, part + 50))
+  }
+  const cluster = openCluster({ schema, name, connection: server.url, ...DEAF_TO_ALL_ELSE })
+  await cluster.getMembers()
+  await until(() => cluster.status.mode === 'listening', { message: 'it listens' })
+  const shows = async (): Promise<void> => {
+    const table = await tableOf(admin, schema, name)
+    await until(() => cluster.snapshot?.revision === table.revision, {
+      message: `revision ${table.revision}`,
+    })
+    expect(cluster.snapshot).toMatchObject(table)
+  }
+  const change = `update ${schema}.members set data = data || 'y' where cluster = $1`
+  await admin.query(change, [name])
+  await shows()
+  // Over several clusters, statements and savepoints; some told before the end.
+  await admin.query('begin')
+  for (const [n, each] of names.toReversed().entries()) {
+    await admin.query(`savepoint inner_one`)
+    await admin.query(change, [each])
+    if (n % 3 === 1) await admin.query('rollback to savepoint inner_one')
+    if (n % 3 === 2) await admin.query('set constraints all immediate; set constraints all deferred')
+  }
+  await admin.query('commit')
+  await shows()
+  // What is small is announced again, and a member with 5,000 of them waits for nothing.
+  await admin.query(
+    `insert into ${schema}.members (id, cluster) select gen_random_uuid(), $1 from generate_series(1, 900)`,
+    [name],
+  )
+  await admin.query(`update ${schema}.members set data = 'small' where cluster = $1`, [name])
+  await shows()
+  // What somebody sets by himself concerns only his own announcements.
+  for (const value of ['rubbish', '-1', '', '1 99999999999999999999', '0 0']) {
+    await admin.query(`select set_config('pgmembership.announced', $1, false)`, [value])
+    await admin.query(
+      `update ${schema}.members set data = $2 where id = any (array(
+      select id from ${schema}.members where cluster = $1 limit 1))`,
+      [name, value],
+    )
+    await shows()
+  }
+})
