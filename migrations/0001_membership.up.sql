@@ -462,8 +462,13 @@ $$;
 --   one line for each change: kind, id, token, registered_at in milliseconds, data in base64
 --
 -- A change that does not fit, or changes of more than 100,000 characters, are announced without their lines: then
--- members read. A full queue of notifications would make the commit fail. When it is nearly full, nothing is sent,
--- and readers find out by heartbeats and polls.
+-- members read.
+--
+-- A full queue of notifications would make the commit fail. The queue shows nothing of this transaction before that, and
+-- since PostgreSQL 17 it may be as small as 64 pages. So the transaction counts what it has announced, in a setting of
+-- its own. When that is much for what is free, it only announces where the cluster is in the end, which is one
+-- notification, however many changes follow. When it is too much, or the queue is nearly full, nothing is sent, and readers
+-- find out by heartbeats and polls. Whoever changes the setting only makes his own transaction fail, or tell less.
 create function :"schema".announce() returns trigger
 language plpgsql security definer
 set search_path = :"schema", pg_temp
@@ -483,13 +488,18 @@ declare
   pages text[];
   firsts bigint[];
   characters integer := 0;
+  earlier bigint;
+  announced bigint;
+  free float8;
   header text;
   body text;
 begin
   if pg_notification_queue_usage() >= 0.9 then
     return null;
   end if;
-  select m.name, m.inner_pad, m.outer_pad, c.revision as last_revision, pg_notify(new.channel, '') as hinted into secret
+  select m.name, m.inner_pad, m.outer_pad, c.revision, c.stamp, pg_notify(new.channel, '') as hinted,
+    current_setting('pgmembership.announced', true) as counted
+  into secret
   from clusters c left join members_channels m on m.cluster = c.name
   where c.name = new.name;
   if secret.name is null then
@@ -511,6 +521,7 @@ begin
       firsts := null;
       first := old.revision + 1;
       page := '';
+      characters := 0;
       exit;
     end if;
     if length(page) + length(lines[n]) > 7500 then
@@ -523,12 +534,37 @@ begin
   end loop;
   pages := pages || page;
   firsts := firsts || first;
+  earlier := case
+    when split_part(secret.counted, ' ', 1) = pg_current_xact_id()::text then split_part(secret.counted, ' ', 2)::bigint
+    else 0
+  end;
+  -- 450 for what is around the lines of a page.
+  announced := earlier + characters + 450 * cardinality(pages);
+  -- So much is always free.
+  if announced > 13000 then
+    -- Bytes. A page of the queue may stay half empty, and others announce at the same moment.
+    free := (1 - pg_notification_queue_usage())
+      * 8192 * coalesce(current_setting('max_notify_queue_pages', true)::bigint, 1048576);
+    if announced > least(free / 4, 4000000) then
+      announced := earlier + 450;
+      pages := array[''];
+      firsts := array[secret.revision + 1];
+      old.revision := secret.revision;
+      old.stamp := secret.stamp;
+      new.revision := secret.revision;
+      new.stamp := secret.stamp;
+    end if;
+    if announced > free / 3 then
+      return null;
+    end if;
+  end if;
   header := concat_ws(' ', new.channel, extract(epoch from pg_postmaster_start_time()),
-    old.revision, old.stamp, new.revision, new.stamp, secret.last_revision);
+    old.revision, old.stamp, new.revision, new.stamp, secret.revision);
   for n in 1 .. cardinality(pages) loop
     body := header || ' ' || firsts[n] || pages[n];
     perform pg_notify(secret.name, encode(sha256(
-      secret.outer_pad || sha256(secret.inner_pad || convert_to(body, 'UTF8'))), 'hex') || chr(10) || body);
+        secret.outer_pad || sha256(secret.inner_pad || convert_to(body, 'UTF8'))), 'hex') || chr(10) || body),
+      set_config('pgmembership.announced', pg_current_xact_id() || ' ' || announced, true);
   end loop;
   return null;
 end
