@@ -95,6 +95,12 @@ export class Cache {
     if (this.#early.size > 0) this.awaitGap()
   }
 
+  /** The cluster is at this position, which the snapshot has not been at. Perhaps announcements are on their way. */
+  miss(position: Position): void {
+    if (this.#cached !== undefined && !this.isBehind(position)) this.awaitGap()
+    else this.#options.onGap()
+  }
+
   /** The missing changes may be on their way: asks for a refresh only if they do not come. */
   awaitGap(): void {
     const { position } = this.#cached ?? {}

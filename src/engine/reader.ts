@@ -28,7 +28,7 @@ import type { Report } from './report.js'
 import { sameMembers } from './snapshot.js'
 import type { Delta, Position, Store } from './store.js'
 import { failureOf, isLasting } from './store-error.js'
-import { type Look, Told } from './told.js'
+import { type Look, lostOf, Told } from './told.js'
 
 export interface CachedReaderOptions {
   readonly store: Store
@@ -67,7 +67,6 @@ export class CachedReader {
     | undefined
   readonly #cache = new Cache({
     onDelta: (ids, delta) => {
-      if (delta.from !== undefined) this.told.follow(delta.from, delta.to)
       this.#news.add({ ids, otherHistory: false, full: false })
       reportDelta(this.#options.report, delta)
     },
@@ -100,16 +99,12 @@ export class CachedReader {
     })
   }
 
-  get #cached(): Cached | undefined {
-    return this.#cache.cached
-  }
-
   get snapshot(): Snapshot | undefined {
-    return this.#cached?.snapshot
+    return this.#cache.cached?.snapshot
   }
 
   get position(): Position | undefined {
-    return this.#cached?.position
+    return this.#cache.cached?.position
   }
 
   get ageMs(): number | undefined {
@@ -117,7 +112,7 @@ export class CachedReader {
   }
 
   async getMembers(options: WaitOptions & { readonly fresh?: boolean } = {}): Promise<readonly Member[]> {
-    if (options.fresh === true || this.#cached === undefined) await this.refreshed(options)
+    if (options.fresh === true || this.#cache.cached === undefined) await this.refreshed(options)
     else this.#refuse(options)
     return this.snapshot?.members ?? []
   }
@@ -129,7 +124,7 @@ export class CachedReader {
   /** The snapshot is to be there, and to follow the database from then on. */
   load(): void {
     this.#options.onUse()
-    if (this.#cached === undefined) this.#loop.wakeNow()
+    if (this.#cache.cached === undefined) this.#loop.wakeNow()
   }
 
   /** Resolves after a refresh that began after this call. Keeps trying while the database cannot be reached. */
@@ -149,15 +144,15 @@ export class CachedReader {
 
   /** Takes a delta of an announcement with the right code, or of an answer: it is true. */
   take(delta: Delta, source: ReceivedDelta['source'] = 'announcement'): void {
-    if (this.#closed) return
-    this.told.add(delta.to)
+    if (this.#closed || this.#cache.hasPassed(delta.to)) return
+    this.told.add(delta.to, delta.from)
     if (!this.shows(delta.to)) this.#cache.take({ ...delta, source })
   }
 
   /** Takes the delta of this process's own write. Loads a snapshot if there is none yet: it must show the write. */
   wrote(delta: Delta): void {
     this.take(delta, 'answer')
-    if (this.#cached !== undefined) return
+    if (this.#cache.cached !== undefined) return
     this.#dirty = true
     this.#loop.wakeNow()
   }
@@ -182,7 +177,7 @@ export class CachedReader {
 
   /** The connection was lost, or is back: ends a backoff. */
   recover(): void {
-    this.#cutOff = this.#cached !== undefined
+    this.#cutOff = this.#cache.cached !== undefined
     this.refresh()
     if (this.#dirty) this.#loop.wakeNow()
   }
@@ -194,12 +189,16 @@ export class CachedReader {
 
   /** The database was at this position, at some moment after the look. */
   confirm(position: Position, look: Look): void {
-    if (!this.told.hear(look, position)) this.refresh()
-    else if (this.#cache.hasPassed(position))
+    if (lostOf(look.told, position) !== undefined) this.refresh()
+    else if (this.#cache.hasPassed(position)) {
       this.#confirmedMs = Math.max(this.#confirmedMs ?? 0, look.startedMs)
-    // Perhaps only announcements are missing that are on their way: wait for them before a refresh.
-    else if (this.#cached !== undefined && !this.#cache.isBehind(position)) this.#cache.awaitGap()
-    else this.refresh()
+      // The snapshot has passed positions of one history only: where the newest is, the others are, too.
+      if (look.told.every((one) => this.#cache.hasPassed(one))) this.told.settle(look, position)
+      else this.refresh()
+    } else {
+      this.told.add(position)
+      this.#cache.miss(position)
+    }
   }
 
   async close(): Promise<void> {
@@ -218,10 +217,10 @@ export class CachedReader {
     if (nowMs < dueMs) return dueMs - nowMs
     const hinted = this.#hinted
     const hintedOnly = hinted && nowMs < this.#dueMs(false)
-    const surprised = !hinted && this.#asked.size === 0 && this.#cached !== undefined
+    const surprised = !hinted && this.#asked.size === 0 && this.#cache.cached !== undefined
     this.#dirty = this.#hinted = false
     const refresh = (this.#refresh ??= {
-      steps: new Refresh(store, this.#cached, { told: this.told, all: this.#mustReadAll }),
+      steps: new Refresh(store, this.#cache.cached, { told: this.told, all: this.#mustReadAll }),
       rank: this.#refreshes++,
       startedMs: nowMs,
       early: this.#cache.earlyCount,
@@ -255,7 +254,7 @@ export class CachedReader {
 
   /** Whether anybody reads this cluster. Until then nothing is refreshed. */
   #isRead(): boolean {
-    return this.#cached !== undefined || this.#asked.size > 0
+    return this.#cache.cached !== undefined || this.#asked.size > 0
   }
 
   // During an `await`, another call may have closed it.
@@ -281,21 +280,21 @@ export class CachedReader {
     this.#latest.fail(error)
     this.#options.onRefused(error)
     // A wrong password is not tried again before the next call. But what has worked before may work again.
-    return this.#cached === undefined ? Infinity : undefined
+    return this.#cache.cached === undefined ? Infinity : undefined
   }
 
   /** Returns whether the snapshot changed. `before`: what was cached when the refresh began. */
   #takeOutcome(outcome: Outcome, before: Cached | undefined): boolean {
     if (outcome.kind === 'same') return false
-    const { lost, position } = outcome
-    reportLosses(this.#options.report, outcome, this.#cached?.position.revision ?? 0)
-    if (before !== this.#cached && lost === undefined && this.#cache.isBehind(position)) {
+    const [otherHistory, overtaken] = [outcome.lost !== undefined, before !== this.#cache.cached]
+    reportLosses(this.#options.report, outcome, this.#cache.cached?.position.revision ?? 0)
+    if (overtaken && !otherHistory && this.#cache.isBehind(outcome.position)) {
       this.#mustReadAll = outcome.misfit
-      this.#dirty ||= outcome.misfit
+      this.#dirty ||= outcome.misfit || !this.#cache.hasPassed(outcome.position)
       return false
     }
+    this.#dirty ||= overtaken && otherHistory
     this.#mustReadAll = false
-    const otherHistory = lost !== undefined
     reportDifference(this.#options.report, this.snapshot, outcome.snapshot)
     this.#cache.replace(outcome, otherHistory)
     this.#news.add({ ids: undefined, otherHistory, full: outcome.kind === 'all' })

@@ -19,7 +19,7 @@ import { diffMembers } from './diff.js'
 import type { Report } from './report.js'
 import { catchUp, keptMember, sameMembers, snapshotAfter, snapshotOf } from './snapshot.js'
 import { type Position, samePosition, type Sighting, type Store } from './store.js'
-import { type Look, Told } from './told.js'
+import { Told } from './told.js'
 
 export interface Cached {
   readonly snapshot: Snapshot
@@ -49,6 +49,8 @@ type Stage =
   | ({ readonly reading: 'changes'; readonly target?: Position; readonly bytes: number } & Cached)
   | {
       readonly reading: 'members'
+      /** What an answer before this stage did not have. A standby may have given it: so it is asked about again. */
+      readonly suspects: readonly Position[]
       readonly members: Member[]
       readonly first?: Position
       readonly last?: Position
@@ -70,7 +72,7 @@ export class Refresh {
   readonly #cached: Cached | undefined
   readonly #told: Told
   #stage: Stage
-  #loss: { readonly look: Look; readonly lost: Position } | undefined
+  #lost: Position | undefined
   #misfit = false
   #sweepOverdue = false
 
@@ -82,7 +84,7 @@ export class Refresh {
     const readsChanges = hasHistory && all !== true
     this.#stage = readsChanges
       ? { reading: 'changes', ...cached, bytes: 0 }
-      : { reading: 'members', members: [] }
+      : { reading: 'members', suspects: [], members: [] }
   }
 
   /** The snapshot that was cached when the refresh began. */
@@ -109,7 +111,7 @@ export class Refresh {
     const { changes, reached } = answer
     const head = this.#sighted(answer)
     if (answer.lost !== undefined) {
-      this.#stage = { reading: 'members', members: [] }
+      this.#stage = { reading: 'members', suspects: look.told, members: [] }
       return undefined
     }
     this.#told.settle(look, head)
@@ -125,7 +127,7 @@ export class Refresh {
       reached.revision >= target.revision ||
       bytes > DELTA_BYTES + sizeOf(this.#cached?.snapshot.members ?? [])
     ) {
-      this.#stage = { reading: 'members', members: [] }
+      this.#stage = { reading: 'members', suspects: [], members: [] }
     } else {
       this.#stage = { reading: 'changes', snapshot, position: reached, target, bytes }
     }
@@ -133,22 +135,24 @@ export class Refresh {
   }
 
   async #readMembers(stage: Stage & { reading: 'members' }): Promise<Outcome | undefined> {
-    const { members } = stage
+    const { members, suspects } = stage
     const before = this.#cached
     const look = this.#told.look()
-    const answer = await this.#store.readMembers(members.at(-1)?.token ?? -1, look.told, stage.last)
-    const { lost, recovering } = answer
+    const told = stage.last === undefined ? [...new Set([...suspects, ...look.told])] : look.told
+    const answer = await this.#store.readMembers(members.at(-1)?.token ?? -1, told, stage.last)
+    const { lost } = answer
     const last = this.#sighted(answer)
     if (lost === undefined) this.#told.settle(look, last)
     if (stage.last === undefined) {
-      if (lost !== undefined && recovering) return { kind: 'same' }
-      if (lost !== undefined) this.#loss = { look, lost }
-    } else if (answer.history !== 'same') {
-      this.#startOver()
+      if (lost !== undefined && answer.recovering)
+        throw new Error('The database is a standby that lags behind')
+      this.#lost = lost
+    } else if (answer.history !== 'same' || (lost !== undefined && this.#lost === undefined)) {
+      this.#startOver(look.told)
     }
     for (const member of answer.members) members.push(keptMember(member, before?.snapshot))
     const first = stage.first ?? last
-    if (!answer.complete) this.#stage = { reading: 'members', members, first, last }
+    if (!answer.complete) this.#stage = { reading: 'members', suspects: [], members, first, last }
     else if (samePosition(first, last))
       return this.#done('all', snapshotOf(last, members, before?.snapshot), last)
     else this.#stage = { reading: 'the rest', members, position: first, target: last }
@@ -161,7 +165,7 @@ export class Refresh {
     this.#sighted(answer)
     const { changes, reached } = answer
     const done = samePosition(reached, target)
-    if (changes.length === 0 || (reached.revision >= target.revision && !done)) this.#startOver()
+    if (changes.length === 0 || (reached.revision >= target.revision && !done)) this.#startOver([])
     catchUp(members, changes)
     if (done) return this.#done('all', snapshotOf(target, members, this.#cached?.snapshot), target)
     this.#stage = { reading: 'the rest', members, position: reached, target }
@@ -177,19 +181,19 @@ export class Refresh {
     const before = this.#cached
     if (
       before !== undefined &&
-      this.#loss === undefined &&
+      this.#lost === undefined &&
       samePosition(before.position, position) &&
       sameMembers(before.snapshot.members, snapshot.members)
     ) {
       return { kind: 'same' }
     }
-    if (this.#loss !== undefined) this.#told.settle(this.#loss.look, position)
-    return { kind, snapshot, position, lost: this.#loss?.lost, misfit: this.#misfit }
+    if (this.#lost !== undefined) this.#told.restart(position)
+    return { kind, snapshot, position, lost: this.#lost, misfit: this.#misfit }
   }
 
   /** Throws, so that the next attempt waits for a backoff. */
-  #startOver(): never {
-    this.#stage = { reading: 'members', members: [] }
+  #startOver(suspects: readonly Position[]): never {
+    this.#stage = { reading: 'members', suspects, members: [] }
     throw new Error(
       'While the members were read, the log was trimmed, or the database was replaced by another',
     )

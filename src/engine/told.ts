@@ -4,8 +4,7 @@
  * database does not have one of these positions, it has lost commits.
  *
  * The newest position alone would not do: after a failover, it may be of the new history, and the older one of the old.
- * So a position is remembered until a query has found it, or until the snapshot has gone on from it by a delta, which
- * shows that the next one is of the same history.
+ * So a position is remembered until a query has found it, or until a delta leads on from it.
  */
 import { monotonicMs } from '../kit/clock.js'
 import { type Position, samePosition } from './store.js'
@@ -19,7 +18,6 @@ export interface Look {
 const MAX_POSITIONS = 8
 
 export class Told {
-  /** Oldest first. */
   #positions: readonly Position[]
 
   constructor(position?: Position) {
@@ -30,29 +28,25 @@ export class Told {
     return { startedMs: monotonicMs(), told: this.#positions }
   }
 
-  /** An older one than the newest is no news: an answer often comes after announcements of later changes. */
-  add({ revision, stamp }: Position): void {
-    if (revision <= (this.#positions.at(-1)?.revision ?? 0)) return
-    const [oldest, ...rest] = this.#positions
-    this.#positions = [...(oldest ? [oldest] : []), ...rest.slice(2 - MAX_POSITIONS), { revision, stamp }]
+  /** `from`: a delta leads from there, so both are of one history, and the later one stands for both. */
+  add({ revision, stamp }: Position, from?: Position): void {
+    if (revision === 0) return
+    const position = { revision, stamp }
+    const others = this.#positions.filter(
+      (one) => !samePosition(one, position) && (from === undefined || !samePosition(one, from)),
+    )
+    this.#positions = [...others.slice(0, 1), ...others.slice(1).slice(2 - MAX_POSITIONS), position]
   }
 
-  /** An answer tells where the cluster is. Returns false if that shows that some of what had been told is lost. */
-  hear({ told }: Look, position: Position): boolean {
-    if (lostOf(told, position) !== undefined) return false
-    this.add(position)
-    return true
-  }
-
-  /** The snapshot has gone on from one of them to another. */
-  follow(from: Position, to: Position): void {
-    this.#positions = this.#positions.filter((position) => !samePosition(position, from))
-    this.add(to)
-  }
-
-  /** A query has found what had been told before it, or that it is lost. The cluster is at `head`. */
+  /** An answer has shown that the database has what had been told before it. The cluster is at `head`. */
   settle({ told }: Look, head: Position): void {
     this.#positions = this.#positions.filter((position) => !told.includes(position))
+    this.add(head)
+  }
+
+  /** Some of it was lost, and this is reported: one report is for all that was told until now. */
+  restart(head: Position): void {
+    this.#positions = []
     this.add(head)
   }
 }
