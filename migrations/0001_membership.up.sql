@@ -27,7 +27,63 @@
 -- the indexes, which is right for one row and for thousands. The log was empty when the planner looked at it, so
 -- its searches use a row comparison, `(e.member, e.at) >= (...)`: only one index begins with these columns.
 
-create schema if not exists :"schema";
+-- Makes the schema, if it is not there. Code in a schema runs as whoever calls it, and what it calls is looked for in the
+-- schema. So nothing is made in a schema that another role owns, or may create in, and nothing that is there is called
+-- before this is known. psql replaces no variable inside of the block: a setting of our own tells the name.
+set pgmembership.schema = :"schema";
+do $owner$
+declare
+  schema constant text := pg_catalog.current_setting('pgmembership.schema');
+  path constant text := pg_catalog.current_setting('search_path');
+  place record;
+  wrong record;
+begin
+  -- From here on a name is PostgreSQL's own, whatever stands in the path of the installer.
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if not exists (select from pg_namespace where nspname = schema) then
+    execute format('create schema %I', schema);
+    -- Default privileges may have given it to others already.
+    for wrong in
+      select distinct coalesce(g.rolname, 'public') as who
+      from pg_namespace n cross join aclexplode(n.nspacl) a left join pg_roles g on g.oid = a.grantee
+      where n.nspname = schema and a.grantee <> n.nspowner
+    loop
+      execute format('revoke all on schema %I from %I cascade', schema, wrong.who);
+    end loop;
+  end if;
+  select n.oid, case when r.rolname = 'pg_database_owner' then d.datdba else n.nspowner end as owner into place
+  from pg_namespace n join pg_roles r on r.oid = n.nspowner join pg_database d on d.datname = current_database()
+  where n.nspname = schema;
+  if pg_get_userbyid(place.owner) <> current_user then
+    raise exception 'schema % is owned by role %, not by %', schema, pg_get_userbyid(place.owner), current_user
+      using errcode = 'insufficient_privilege',
+        hint = 'Choose another name; or run this as that role (set role), or give it to this one (alter schema ... owner to ...).';
+  end if;
+  select coalesce(g.rolname, 'public') as who into wrong
+  from pg_namespace n cross join aclexplode(n.nspacl) a left join pg_roles g on g.oid = a.grantee
+  where n.oid = place.oid and a.privilege_type = 'CREATE' and a.grantee not in (n.nspowner, place.owner)
+    and not coalesce(g.rolsuper, false);
+  if wrong.who is not null then
+    raise exception 'role % may create objects in schema %', wrong.who, schema
+      using errcode = 'insufficient_privilege',
+        hint = format('Choose another name, or run: revoke create on schema %I from %I', schema, wrong.who);
+  end if;
+  select pg_describe_object(o.kind, o.oid, 0) as what, pg_get_userbyid(o.owner) as who into wrong
+  from (
+    select 'pg_class'::regclass as kind, oid, relowner as owner from pg_class where relnamespace = place.oid
+    union all select 'pg_proc'::regclass, oid, proowner from pg_proc where pronamespace = place.oid
+    union all select 'pg_type'::regclass, oid, typowner from pg_type where typnamespace = place.oid
+    union all select 'pg_operator'::regclass, oid, oprowner from pg_operator where oprnamespace = place.oid
+  ) o
+  where o.owner <> place.owner;
+  if wrong.what is not null then
+    raise exception 'schema % has an object of role %: %', schema, wrong.who, wrong.what
+      using errcode = 'insufficient_privilege', hint = 'Choose another name, or drop what is not yours.';
+  end if;
+  perform set_config('search_path', path, true);
+end
+$owner$;
+reset pgmembership.schema;
 
 -- Code of version v works with a schema when compatible_from <= v <= version.
 create function :"schema".schema_version(out version integer, out compatible_from integer)
@@ -2728,6 +2784,35 @@ create policy by_grants_alone on :"schema".members_channels using (true) with ch
 create policy by_grants_alone on :"schema".claims using (true) with check (true);
 create policy by_grants_alone on :"schema".nonces using (true) with check (true);
 
--- PostgreSQL lets everybody execute a new function. What roles of applications need is granted by
--- grants/reader.sql, grants/member.sql and grants/operator.sql.
-revoke all on all functions in schema :"schema" from public;
+-- PostgreSQL lets everybody execute a new function, and use a new domain. Default privileges (alter default privileges),
+-- an everyday setting, may have given anything else to anybody. So all that is made is taken back from everybody but
+-- the owner. What roles of applications need is granted afterwards, by grants/reader.sql, grants/member.sql and
+-- grants/operator.sql. A later migration does this for what it makes, and for nothing else.
+set pgmembership.schema = :"schema";
+do $access$
+declare
+  path constant text := pg_catalog.current_setting('search_path');
+  given record;
+begin
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  for given in
+    select distinct o.kind, o.name, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as grantee
+    from pg_namespace n cross join lateral (
+      select case relkind when 'S' then 'sequence' else 'table' end as kind, oid::regclass::text as name,
+        relowner as owner, relacl as acl
+      from pg_class where relnamespace = n.oid and relkind in ('r', 'v', 'S')
+      union all
+      select 'routine', oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner))
+      from pg_proc where pronamespace = n.oid
+      union all
+      select 'type', oid::regtype::text, typowner, coalesce(typacl, acldefault('T', typowner))
+      from pg_type where typnamespace = n.oid and typtype = 'd'
+    ) o cross join lateral aclexplode(o.acl) a
+    where n.nspname = current_setting('pgmembership.schema') and a.grantee <> o.owner
+  loop
+    execute format('revoke all on %s %s from %s cascade', given.kind, given.name, given.grantee);
+  end loop;
+  perform set_config('search_path', path, true);
+end
+$access$;
+reset pgmembership.schema;

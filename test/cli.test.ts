@@ -216,7 +216,7 @@ describe('contract: sql', () => {
       'reader=r',
     ])
     expect(code).toBe(0)
-    expect(stdout).toContain('create schema if not exists "x""y" authorization "o";')
+    expect(stdout).toContain('create schema "x""y" authorization "o";')
     expect(stdout.match(/grant usage on schema "x""y" to "a b";/g)).toHaveLength(1)
     expect(stdout.match(/grant usage on schema "x""y" to "r";/g)).toHaveLength(1)
     expect(stdout.match(/"x""y".register\(/g)).toHaveLength(1)

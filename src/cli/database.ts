@@ -6,6 +6,7 @@ import { begin } from '../postgres/connection/settings.js'
 import { permanentError } from '../postgres/errors.js'
 import { schemaName } from '../postgres/options.js'
 import { type Query, queryOf } from '../postgres/query.js'
+import { checkPlace, PLACE_QUESTION, placeOf } from '../postgres/schema/ownership.js'
 import { checkSchemaVersion, type FoundVersion, VERSION_QUESTION } from '../postgres/schema/version.js'
 import { type Arguments, UsageError } from './arguments.js'
 import { inOneLine } from './visible.js'
@@ -43,7 +44,7 @@ export function changing<T>(args: Arguments, change: (query: Query) => Promise<T
   )
 }
 
-/** As `reading`, whatever schema is there. */
+/** As `reading`, whatever schema is there, unless it is one that must not be asked. */
 export function connected<T>(
   args: Arguments,
   ask: (query: Query) => Promise<T>,
@@ -51,6 +52,9 @@ export function connected<T>(
 ): Promise<T> {
   return opened(args, async (client, query) => {
     await client.query(begin(access, BOUNDS))
+    const schema = schemaName(args.text('schema'))
+    const place = placeOf((await query<{ place: string }>(PLACE_QUESTION, [schema]))[0])
+    if (place !== undefined) checkPlace(place, schema, 'ask')
     return ask(query)
   })
 }

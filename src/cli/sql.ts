@@ -66,8 +66,10 @@ function grant(kind: Kind, schema: string, role: string): string {
   const reader = grantsText('reader', schema, role)
   switch (kind) {
     case 'owner':
-      return `-- An owner migrates, and trims the log. It needs no privilege but a schema of its own.
-create schema if not exists ${quoteIdentifier(schema)} authorization ${quoteIdentifier(role)};\n`
+      // Not \`if not exists\`: the schema of somebody else must not be taken for that of the owner.
+      return `-- An owner migrates, and trims the log. It needs no privilege but a schema of its own. If this says that the schema
+-- exists already, see first whose it is: select nspname, nspowner::regrole from pg_namespace;
+create schema ${quoteIdentifier(schema)} authorization ${quoteIdentifier(role)};\n`
     case 'member':
     case 'operator':
       return `${reader}\n${grantsText(kind, schema, role)}`

@@ -8,11 +8,13 @@ import { type ClientConfig, clientConfig } from '../postgres/connection/client.j
 import { begin } from '../postgres/connection/settings.js'
 import { breaksConnection, permanentError } from '../postgres/errors.js'
 import { type Query, queryOf } from '../postgres/query.js'
+import { checkPlace, PLACE_QUESTION, placeOf } from '../postgres/schema/ownership.js'
 import { checkSchemaVersion, type FoundVersion, VERSION_QUESTION } from '../postgres/schema/version.js'
 
 const CONNECT_TIMEOUT_MS = 5_000
 /** The server stops a statement after this time. */
 const STATEMENT_TIMEOUT_MS = 10_000
+const BOUNDS = { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: STATEMENT_TIMEOUT_MS }
 /** A connection that has not answered by then is dead. */
 const ANSWER_TIMEOUT_MS = STATEMENT_TIMEOUT_MS + 2_000
 
@@ -68,8 +70,7 @@ export class Database {
       const { client, query: ask } = await opening
       const query: Query = <R extends object>(text: string, values: readonly unknown[]) =>
         within(ANSWER_TIMEOUT_MS, ask<R>(text, values), 'the answer')
-      const bounds = { statementTimeoutMs: STATEMENT_TIMEOUT_MS, lockTimeoutMs: STATEMENT_TIMEOUT_MS }
-      await within(ANSWER_TIMEOUT_MS, client.query(begin('read only', bounds)), 'the answer')
+      await within(ANSWER_TIMEOUT_MS, client.query(begin('read only', BOUNDS)), 'the answer')
       const answer = await read(query)
       await within(ANSWER_TIMEOUT_MS, client.query('commit'), 'the answer')
       return answer
@@ -102,12 +103,7 @@ export class Database {
     const query = queryOf(client, this.#options.schema)
     try {
       await within(CONNECT_TIMEOUT_MS, client.connect(), 'connecting')
-      const [version] = await within(
-        ANSWER_TIMEOUT_MS,
-        query<FoundVersion>(VERSION_QUESTION, []),
-        'the answer',
-      )
-      checkSchemaVersion(version)
+      await within(ANSWER_TIMEOUT_MS, this.#looked(client, query), 'the answer')
     } catch (error) {
       socket.destroy()
       throw error
@@ -116,6 +112,17 @@ export class Database {
     // A connection that ends while nothing is asked costs no question.
     client.once('end', () => void this.#forget(open))
     return open
+  }
+
+  /** Whose schema it is, and which version. */
+  async #looked(client: pg.Client, query: Query): Promise<void> {
+    const { schema } = this.#options
+    await client.query(begin('read only', BOUNDS))
+    const place = placeOf((await query<{ place: string }>(PLACE_QUESTION, [schema]))[0])
+    if (place !== undefined) checkPlace(place, schema, 'ask')
+    const [version] = await query<FoundVersion>(VERSION_QUESTION, [])
+    checkSchemaVersion(version)
+    await client.query('commit')
   }
 
   async #forget(ended: Open): Promise<void> {

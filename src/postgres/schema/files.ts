@@ -22,17 +22,24 @@ export function migrationFiles(directory = DIRECTORY): readonly MigrationFile[] 
     .sort((a, b) => a.version - b.version)
 }
 
-/**
- * The text of the file for this schema, without its `create schema`. The caller creates the schema, because the
- * statement needs a privilege on the database even if the schema is there already.
- */
+/** The beginning of the first file: makes the schema, and refuses one that is another role's or open to others. */
+const BEGINNING = /^set pgmembership\.schema = .*;\ndo \$owner\$[\s\S]*?^\$owner\$;\nreset .*;\n\n?/m
+
+/** It comes before all other statements, also those that make the tables of the record. */
+export function beginningText(schema: string): string {
+  const [first] = migrationFiles()
+  const text = readFileSync(new URL(`${first?.name ?? ''}.up.sql`, DIRECTORY), 'utf8')
+  return withNames(BEGINNING.exec(text)?.[0] ?? '', { schema })
+}
+
+/** The text of the file for this schema, without its beginning. */
 export function migrationText(
   { name, directory }: MigrationFile,
   direction: Direction,
   schema: string,
 ): string {
   const text = readFileSync(new URL(`${name}.${direction}.sql`, directory), 'utf8')
-  return withNames(text.replace(/^create schema if not exists .*;\n\n?/m, ''), { schema })
+  return withNames(text.replace(BEGINNING, ''), { schema })
 }
 
 /** What a role needs, as SQL for the owner of the schema to run. */

@@ -1,9 +1,13 @@
 /**
  * Brings the schema in the database to the version that this code knows.
  *
- * Everything happens in one transaction on one connection, under an advisory lock of that schema: any
- * number of processes may call it at once, a failure leaves nothing behind, and a pooler does no harm.
+ * Everything happens in one transaction on one connection, and one such transaction at a time: any number of
+ * processes may call it at once, a failure leaves nothing behind, and a pooler does no harm.
  * If there is nothing to do, nothing is locked or written, and the role only needs to be able to look.
+ *
+ * Whose schema it is comes first: nothing of it is executed before that is known (ownership.ts). And no stranger can
+ * make the owner wait: the lock is on a table of the schema, which nobody but the owner may lock. Where there is no schema
+ * yet, the one who makes it keeps the others waiting, and whoever may not become its owner is found out.
  */
 import { Kysely, type MigrationProvider, Migrator, sql } from 'kysely'
 import pg from 'pg'
@@ -17,9 +21,11 @@ import { errorCode, permanentError, schemaProblem } from '../errors.js'
 import { quoteIdentifier } from '../identifier.js'
 import { type Connection, schemaName } from '../options.js'
 import { ClientAsPool, MigrationDialect } from './dialect.js'
-import { type MigrationFile, migrationFiles, migrationText } from './files.js'
-import { LOCK_TABLE, RECORD_TABLE } from './print.js'
+import { beginningText, type MigrationFile, migrationFiles, migrationText } from './files.js'
+import { checkPlace, type Place, PLACE_QUESTION, placeOf } from './ownership.js'
+import { LOCK_TABLE, lockTable, RECORD_TABLE, recordTables } from './print.js'
 import { checkSchemaVersion, type FoundVersion, SCHEMA_VERSION } from './version.js'
+import { patiently } from './waiting.js'
 
 /** Options of `migrate`. */
 export interface MigrateOptions {
@@ -73,10 +79,17 @@ export async function migrateAs(code: Code, options: MigrateOptions): Promise<st
     })
     const isNeeded = await inTransaction(client, 'read only', async () => {
       await refuseServer(client)
+      const place = await placeIn(client, schema)
+      // A role that could make the schema is not content with one that somebody else has made.
+      if (place !== undefined) checkPlace(place, schema, place.mayInstall ? 'install' : 'ask')
       return needsWork(client, schema, code)
     })
     if (!isNeeded) return []
-    return await inTransaction(client, 'read write', () => migrateLocked(client, schema, code))
+    return await inTransaction(client, 'read write', async () => {
+      await patiently(client, socket.config, () => lock(client, schema))
+      // Another process, of this or another version, may have done it meanwhile.
+      return (await needsWork(client, schema, code)) ? runMigrator(client, schema, code) : []
+    })
   } catch (error) {
     throw errorCode(error) === '42501' ? schemaProblem(error) : error
   } finally {
@@ -114,12 +127,41 @@ async function inTransaction<T>(
   }
 }
 
-async function migrateLocked(client: pg.Client, schema: string, code: Code): Promise<string[]> {
-  await client.query(`select pg_advisory_xact_lock(hashtextextended('pg-membership migrate ' || $1, 0))`, [
-    schema,
-  ])
-  // Another process, of this or another version, may have done it meanwhile.
-  return (await needsWork(client, schema, code)) ? runMigrator(client, schema, code) : []
+async function placeIn(client: pg.Client, schema: string): Promise<Place | undefined> {
+  return placeOf((await client.query<{ place: string }>(PLACE_QUESTION, [schema])).rows[0])
+}
+
+/** Makes the schema if it is not there, and locks out others that migrate. */
+async function lock(client: pg.Client, schema: string): Promise<void> {
+  // Does not keep pg_dump out, nor is kept out by it.
+  const locking = `lock table ${quoteIdentifier(schema)}.${quoteIdentifier(LOCK_TABLE)} in share row exclusive mode`
+  for (;;) {
+    const place = await placeIn(client, schema)
+    if (place === undefined) {
+      await isDone(client, beginningText(schema), THERE_ALREADY)
+      continue
+    }
+    checkPlace(place, schema, 'install')
+    if (await isDone(client, locking, ['42P01'])) return
+    await isDone(client, lockTable(schema), THERE_ALREADY)
+  }
+}
+
+/** Duplicate schema, or table; and how that is told when another transaction made it meanwhile. */
+const THERE_ALREADY = ['42P06', '42P07', '23505']
+
+/** false: it failed with one of these codes, and had no effect. */
+async function isDone(client: pg.Client, text: string, excused: readonly string[]): Promise<boolean> {
+  await client.query('savepoint attempt')
+  try {
+    await client.query(text)
+    await client.query('release savepoint attempt')
+    return true
+  } catch (error) {
+    if (!excused.includes(errorCode(error) ?? '')) throw error
+    await client.query('rollback to savepoint attempt')
+    return false
+  }
 }
 
 async function needsWork(client: pg.Client, schema: string, { version }: Code): Promise<boolean> {
@@ -186,6 +228,7 @@ const INSPECTION = `
 
 async function runMigrator(client: pg.Client, schema: string, code: Code): Promise<string[]> {
   const { found, recorded } = await inspect(client, schema)
+  await client.query(recordTables(schema))
   const present = found?.version ?? 0
   const files = migrationFiles(code.directory).filter(({ version }) => version <= code.version)
   if (recorded) {

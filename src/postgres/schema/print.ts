@@ -2,7 +2,7 @@
 import { checkOptions, refuse } from '../../engine/options.js'
 import { quoteIdentifier } from '../identifier.js'
 import { schemaName } from '../options.js'
-import { type Direction, type MigrationFile, migrationFiles, migrationText } from './files.js'
+import { beginningText, type Direction, type MigrationFile, migrationFiles, migrationText } from './files.js'
 
 /** Options of `migrationSql`. */
 export interface MigrationSqlOptions {
@@ -51,12 +51,9 @@ export function migrationSql(options: MigrationSqlOptions = {}): string {
 function up(schema: string, files: readonly MigrationFile[], from: number, to: number): string[] {
   if (from === to) return []
   const record = recordTable(schema)
-  const lock = `${quoteIdentifier(schema)}.${quoteIdentifier(LOCK_TABLE)}`
   return [
-    `create schema if not exists ${quoteIdentifier(schema)};`,
-    `create table if not exists ${record} ("name" varchar(255) not null primary key, "timestamp" varchar(255) not null);`,
-    `create table if not exists ${lock} ("id" varchar(255) not null primary key, "is_locked" integer default 0 not null);`,
-    `insert into ${lock} (id, is_locked) values ('migration_lock', 0) on conflict do nothing;\n`,
+    beginningText(schema),
+    recordTables(schema),
     // Files that were run by hand have left no record.
     ...files.filter((file) => file.version <= from).map((file) => recorded(record, file)),
     ...files
@@ -74,9 +71,53 @@ function down(schema: string, files: readonly MigrationFile[], from: number, to:
       `delete from ${record} where "name" = '${file.name}';\n`,
     ]),
     ...(to === 0 && undone.length > 0
-      ? [`drop table ${record};`, `drop table ${quoteIdentifier(schema)}.${quoteIdentifier(LOCK_TABLE)};\n`]
+      ? [`drop table ${record};`, `drop table ${named(schema, LOCK_TABLE)};\n`]
       : []),
   ]
+}
+
+/**
+ * Makes the tables of the record as Kysely's Migrator would, if they are not there. They are the owner's alone: what
+ * default privileges gave to others is taken back. Nobody else can lock the second one, which `migrate` does.
+ */
+export function recordTables(schema: string): string {
+  return [ownTable(schema, RECORD_TABLE), lockTable(schema)].join('\n')
+}
+
+export function lockTable(schema: string): string {
+  const insert = `insert into ${named(schema, LOCK_TABLE)} (id, is_locked) values ('migration_lock', 0) on conflict do nothing;\n`
+  return [ownTable(schema, LOCK_TABLE), insert].join('\n')
+}
+
+const COLUMNS = {
+  [RECORD_TABLE]: '"name" varchar(255) not null primary key, "timestamp" varchar(255) not null',
+  [LOCK_TABLE]: '"id" varchar(255) not null primary key, "is_locked" integer default 0 not null',
+} as const
+
+function ownTable(schema: string, table: keyof typeof COLUMNS): string {
+  return `create table if not exists ${named(schema, table)} (${COLUMNS[table]});
+set pgmembership.schema = ${quoteIdentifier(schema)};
+${ownersAlone(table)}
+reset pgmembership.schema;`
+}
+
+function ownersAlone(table: string): string {
+  return `do $record$
+declare
+  path constant text := pg_catalog.current_setting('search_path');
+  given record;
+begin
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  for given in
+    select distinct c.oid::regclass as name, case when a.grantee = 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as grantee
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace cross join aclexplode(c.relacl) a
+    where n.nspname = current_setting('pgmembership.schema') and c.relname = '${table}' and a.grantee <> c.relowner
+  loop
+    execute format('revoke all on %s from %s cascade', given.name, given.grantee);
+  end loop;
+  perform set_config('search_path', path, true);
+end
+$record$;`
 }
 
 function title(schema: string, from: number, to: number): string {
@@ -88,7 +129,11 @@ function title(schema: string, from: number, to: number): string {
 }
 
 function recordTable(schema: string): string {
-  return `${quoteIdentifier(schema)}.${quoteIdentifier(RECORD_TABLE)}`
+  return named(schema, RECORD_TABLE)
+}
+
+function named(schema: string, table: string): string {
+  return `${quoteIdentifier(schema)}.${quoteIdentifier(table)}`
 }
 
 function recorded(record: string, { name }: MigrationFile): string {
