@@ -23,11 +23,29 @@ $$;
 -- two pads, with the key mixed in beforehand.
 create table :"schema".members_channels (
   cluster   text  primary key check (octet_length(convert_to(cluster, 'UTF8')) between 1 and 255),
-  name      text  not null,
+  name      text  not null check (name ~ '^members_[0-9a-f]{32}$'),
   key       bytea not null,
   inner_pad bytea not null,
-  outer_pad bytea not null
+  outer_pad bytea not null,
+  made_in   text  not null
 );
+comment on column :"schema".members_channels.made_in is
+  'database_identity() of the database that made the key. In a copy, that database still believes the key.';
+
+-- Tells this database from a copy of it, but for one of all files of the server (a base backup, a snapshot of the disk).
+create function :"schema".database_identity() returns text
+language plpgsql stable
+set search_path = :"schema", pg_temp
+as $$
+declare
+  server text := 'unknown';
+begin
+  if has_function_privilege('pg_catalog.pg_control_system()', 'execute') then
+    select s.system_identifier::text into server from pg_control_system() s;
+  end if;
+  return (select format('database %s of server %s', d.oid, server) from pg_database d where d.datname = current_database());
+end
+$$;
 
 -- Makes a new name and key. The two pads of HMAC are 64 bytes each, mixed with the key.
 create function :"schema".new_members_channel(cluster_name text) returns :"schema".members_channels
@@ -46,9 +64,27 @@ begin
     made.inner_pad := set_byte(made.inner_pad, n, 54 # get_byte(made.key, n));
     made.outer_pad := set_byte(made.outer_pad, n, 92 # get_byte(made.key, n));
   end loop;
+  made.made_in := database_identity();
   return made;
 end
 $$;
+
+-- A key without its pads, or another key under the old name, would let members take every announcement for a forged
+-- one, without a sign.
+create function :"schema".members_channels_refused() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  raise exception 'UPDATE of members_channels is refused: name, key and pads fit one another'
+    using errcode = 'integrity_constraint_violation', hint = 'Use renew_members_channel(cluster).';
+end
+$$;
+create trigger members_channels_changed after update on :"schema".members_channels
+  for each row when (
+    old.cluster <> new.cluster or old.name = new.name or old.key = new.key
+    or old.inner_pad = new.inner_pad or old.outer_pad = new.outer_pad
+  ) execute function :"schema".members_channels_refused();
 
 -- Tells a member where changes are announced, and the key of their codes. The first call makes them. They are a
 -- result, and never in the text of a statement, which others may see. The stamp is that of the cluster, which heartbeats
@@ -191,6 +227,8 @@ drop function :"schema".announce();
 drop function :"schema".members_channel(text);
 drop function :"schema".new_members_channel(text);
 drop table :"schema".members_channels;
+drop function :"schema".members_channels_refused();
+drop function :"schema".database_identity();
 drop function :"schema".channel(text);
 
 -- ==== grants: reader

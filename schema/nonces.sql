@@ -28,6 +28,24 @@ comment on table :"schema".nonces is
 comment on column :"schema".nonces.member is 'Who has taken the value; null: nobody, or it is used.';
 comment on column :"schema".nonces.batch is 'With which others it was taken; of no meaning where nobody has it.';
 
+-- What was used stays used, also for SQL that somebody types. The owner may delete rows of values that nobody will ever
+-- stock again.
+create function :"schema".nonces_refused() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  raise exception 'a used nonce stays as it is: it could be used again'
+    using errcode = 'integrity_constraint_violation', hint = 'Stock another value.';
+end
+$$;
+create trigger nonces_used after update of cluster, name, value, used_at on :"schema".nonces
+  for each row when (
+    old.used_at is not null and (
+      new.used_at is null or (old.cluster, old.name, old.value) is distinct from (new.cluster, new.name, new.value)
+    )
+  ) execute function :"schema".nonces_refused();
+
 -- Adds values to a pool, and returns how many were new. Those that are known are left alone, used or not.
 create function :"schema".stock_nonces(cluster_name text, pool_name text, stocked text[]) returns integer
 language plpgsql security definer
@@ -173,6 +191,7 @@ drop function :"schema".use_nonce(text, text, uuid, bigint, uuid, text);
 drop function :"schema".take_nonces(text, text, uuid, bigint, uuid, uuid[], integer);
 drop function :"schema".stock_nonces(text, text, text[]);
 drop table :"schema".nonces;
+drop function :"schema".nonces_refused();
 
 -- ==== grants: reader
 

@@ -84,13 +84,32 @@ begin
     where c.name = cluster_name
     returning * into head;
     exit when found;
-    insert into clusters (name, channel) values (cluster_name, channel(cluster_name)) on conflict do nothing;
+    insert into clusters (name) values (cluster_name) on conflict do nothing;
   end loop;
   return head;
 end
 $$;
 
--- Without its row a cluster would begin again at revision 1, which its log has already.
+-- The channel follows from the name, whatever is written by hand. The name never changes: members and log would be
+-- those of a cluster that is not there, and the new one would have none.
+create function :"schema".clusters_named() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  if tg_op = 'UPDATE' then
+    if new.name <> old.name then
+      raise exception 'the name of a cluster never changes: its members and its log would not follow'
+        using errcode = 'integrity_constraint_violation', hint = 'Processes choose the name: let them join another cluster.';
+    end if;
+  end if;
+  new.channel := channel(new.name);
+  return new;
+end
+$$;
+
+-- Without its row a cluster would begin again at revision 1, which its log has already. With another position, readers
+-- would take one history for another, and a token could be given twice.
 create function :"schema".clusters_refused() returns trigger
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -103,20 +122,52 @@ begin
     end if;
   end if;
   raise exception '% of clusters is refused: the log would not fit what follows', tg_op
-    using errcode = 'integrity_constraint_violation', hint = 'When its members have left, use drop_cluster(name).';
+    using errcode = 'integrity_constraint_violation', hint = case tg_op
+      when 'UPDATE' then 'Only a change of membership raises the revision.'
+      else 'When its members have left, use drop_cluster(name).' end;
 end
 $$;
 
+-- What the log says of a change never changes: readers that have not read it yet would see another history than those
+-- that have. Trimming deletes.
+create function :"schema".events_refused() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  raise exception 'UPDATE of events is refused: readers have seen what they say'
+    using errcode = 'integrity_constraint_violation', hint = 'Change the member: that is a new event.';
+end
+$$;
+
+create trigger clusters_named before insert or update of name, channel on :"schema".clusters
+  for each row execute function :"schema".clusters_named();
 create trigger clusters_deleted before delete on :"schema".clusters
   for each row execute function :"schema".clusters_refused();
 create trigger clusters_truncate before truncate on :"schema".clusters
   for each statement execute function :"schema".clusters_refused();
+-- After the update, where a condition that is false costs nothing that can be measured: advance() updates all these.
+create trigger clusters_position after update of revision, last_token, stamp, previous_stamp on :"schema".clusters
+  for each row when (
+    new.revision < old.revision or new.last_token < old.last_token
+    or new.revision = old.revision
+      and (new.stamp <> old.stamp or new.previous_stamp is distinct from old.previous_stamp)
+    or new.revision > old.revision and (new.stamp = old.stamp or new.previous_stamp is distinct from old.stamp)
+  ) execute function :"schema".clusters_refused();
+create trigger events_changed after update of cluster, revision, stamp, kind, member, token, data on :"schema".events
+  for each row when (
+    (old.cluster, old.revision, old.stamp, old.kind, old.member, old.token)
+      is distinct from (new.cluster, new.revision, new.stamp, new.kind, new.member, new.token)
+    or old.data is distinct from new.data
+  ) execute function :"schema".events_refused();
 
 -- ==== down
 
 drop function :"schema".advance(text, bigint, bigint);
 drop table :"schema".events;
+drop function :"schema".events_refused();
 drop table :"schema".clusters;
+drop function :"schema".clusters_named();
 drop function :"schema".clusters_refused();
 drop domain :"schema".event_note;
 drop domain :"schema".event_reason;

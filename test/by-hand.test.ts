@@ -63,6 +63,60 @@ test('promises 2 and 4: of a changed registered_at, which snapshots show, the re
   expect(await storyOf(admin, schema, name)).toEqual(['joined registered', 'updated data'])
 })
 
+describe('promises 2, 4 and 19: what the owner types by hand', () => {
+  test.each([
+    [`update clusters set name = 'another' where name = $1`, 'the name of a cluster never changes'],
+    ['update clusters set revision = revision - 1 where name = $1', 'UPDATE of clusters is refused'],
+    ['update clusters set revision = revision + 1 where name = $1', 'UPDATE of clusters is refused'],
+    ['update clusters set last_token = 0 where name = $1', 'UPDATE of clusters is refused'],
+    ['update clusters set stamp = gen_random_uuid() where name = $1', 'UPDATE of clusters is refused'],
+    ['update clusters set previous_stamp = null where name = $1', 'UPDATE of clusters is refused'],
+    ['update events set revision = revision + 100 where cluster = $1', 'UPDATE of events is refused'],
+    [`update events set data = 'other' where cluster = $1`, 'UPDATE of events is refused'],
+    [`update events set cluster = 'another' where cluster = $1`, 'UPDATE of events is refused'],
+    [
+      'update members_channels set key = sha256(key) where cluster = $1',
+      'UPDATE of members_channels is refused',
+    ],
+    [
+      `update members_channels set name = 'members_' || md5(name) where cluster = $1`,
+      'UPDATE of members_channels is refused',
+    ],
+    ['update nonces set used_at = null where cluster = $1', 'a used nonce stays as it is'],
+    [`update nonces set value = 'b' where cluster = $1`, 'a used nonce stays as it is'],
+  ])('is refused: %s', async (text, message) => {
+    const admin = await openAdmin()
+    await admin.query(`set search_path = ${schema}`)
+    const cluster = uniqueName()
+    await typeMembers(admin, schema, cluster, ['one', 'two'])
+    await admin.query('select members_channel($1)', [cluster])
+    await admin.query(`insert into nonces (cluster, name, value, used_at) values ($1, 'pool', 'a', now())`, [
+      cluster,
+    ])
+    await expect(admin.query(text, [cluster])).rejects.toMatchObject({
+      code: REFUSED,
+      message: expect.stringContaining(message) as string,
+      hint: expect.stringMatching(/./) as string,
+    })
+    await typeMembers(admin, schema, cluster, ['three'])
+    await expectWholeLog(admin, schema, cluster)
+    await admin.query('select renew_members_channel($1)', [cluster])
+  })
+
+  test('cannot make hints go to a channel that nobody hears', async () => {
+    const admin = await openAdmin()
+    await admin.query(`set search_path = ${schema}`)
+    const cluster = uniqueName()
+    await admin.query(`insert into clusters (name, channel) values ($1, 'x')`, [cluster])
+    await admin.query(`update clusters set channel = 'y' where name = $1`, [cluster])
+    const { rows } = await admin.query(
+      'select channel = channel(name) as fits from clusters where name = $1',
+      [cluster],
+    )
+    expect(rows).toEqual([{ fits: true }])
+  })
+})
+
 describe('promise 4: a cluster', () => {
   test('is not deleted by hand, nor all of them: it would begin again at a revision that the log has', async () => {
     const admin = await openAdmin()
@@ -104,6 +158,25 @@ describe('promise 4: a cluster', () => {
     await joined(again, { data: 'again' })
     expect(await storyOf(admin, schema, name)).toEqual(['joined registered'])
     expect(again.snapshot).toMatchObject({ revision: 1, members: [{ data: 'again', token: 1 }] })
+  })
+
+  test('is dropped with used nonces only by who says so', async () => {
+    const admin = await openAdmin()
+    const cluster = uniqueName()
+    await typeMembers(admin, schema, cluster, ['one'])
+    await admin.query(`delete from ${members} where cluster = $1`, [cluster])
+    await admin.query(
+      `insert into ${schema}.nonces (cluster, name, value, used_at) values ($1, 'pool', 'a', now())`,
+      [cluster],
+    )
+    for (const text of ['drop_cluster($1)', 'drop_cluster($1, null)']) {
+      await expect(admin.query(`select ${schema}.${text}`, [cluster])).rejects.toMatchObject({
+        code: '55006',
+        message: `cluster ${cluster} has used nonces, which would be forgotten`,
+      })
+    }
+    await admin.query(`select ${schema}.drop_cluster($1, true)`, [cluster])
+    expect((await admin.query(`select from ${schema}.nonces where cluster = $1`, [cluster])).rowCount).toBe(0)
   })
 
   test('is not dropped while somebody joins it', async () => {

@@ -81,17 +81,33 @@ describe('contract: evict', () => {
   })
 })
 
-test('contract: drop is refused while the cluster has members, and forgets it afterwards', async () => {
+test('contract: drop is refused while the cluster has members, says what is lost, and forgets it afterwards', async () => {
   const name = uniqueName()
   const id = await joined(name)
-  expect(await run('drop', name)).toMatchObject({
+  const drop = (typed?: string, ...args: string[]) =>
+    pgMembership(['drop', name, ...args, '--schema', schema], {}, typed === undefined ? {} : { typed })
+  expect(await drop()).toMatchObject({ code: 2, stderr: expect.stringContaining('give --yes') as string })
+  expect(await drop(undefined, '--yes')).toMatchObject({
     code: 1,
     stderr: `pg-membership: cluster ${name} has members. It can be dropped when they have left.\n`,
   })
   await admin.query('delete from members where id = $1', [id])
-  expect((await run('drop', name)).stdout).toBe(`Dropped the cluster ${JSON.stringify(name)}.\n`)
-  expect(await run('drop', name)).toMatchObject({ code: 1 })
+  await admin.query(
+    `insert into nonces (cluster, name, value, used_at) values ($1, 'p', 'a', now()), ($1, 'p', 'b', null)`,
+    [name],
+  )
+  const loss =
+    '2 changes of the log and 2 nonces (1 of them used: these values can then be used a second time)'
+  const wrong = await drop('yes')
+  expect(wrong).toMatchObject({ code: 1, stdout: '' })
+  expect(wrong.stderr).toBe(
+    `This forgets the cluster "${name}" for good: ${loss}.\nType its name to confirm: pg-membership: that is not its name: nothing is forgotten\n`,
+  )
+  expect(await storyOf(admin, schema, name)).not.toEqual([])
+  expect(await drop(name)).toMatchObject({ code: 0, stdout: `Dropped the cluster "${name}": ${loss}.\n` })
+  expect(await drop(undefined, '--yes')).toMatchObject({ code: 1 })
   expect(await storyOf(admin, schema, name)).toEqual([])
+  expect((await admin.query('select from nonces where cluster = $1', [name])).rowCount).toBe(0)
 })
 
 test('contract: trim deletes what is older, and nothing of the present', async () => {

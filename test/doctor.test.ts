@@ -312,7 +312,7 @@ describe('contract: the doctor', () => {
     )
     await using holder = await adminClient()
     await using waiter = await adminClient()
-    const update = `update ${schema}.clusters set stamp = gen_random_uuid() where name = 'locked'`
+    const update = `update ${schema}.clusters set stamp = stamp where name = 'locked'`
     await holder.query('begin')
     const { rows } = await holder.query<{ pid: number }>('select pg_backend_pid() as pid')
     await holder.query(update)

@@ -252,7 +252,7 @@ test('promise 2: a log that tells what cannot be makes a reader read everything,
   // As an owner might, who has lost events to put back.
   await admin.query(
     `with head as (
-       update ${schema}.clusters set revision = revision + 1, stamp = gen_random_uuid() where name = $1 returning *
+       update ${schema}.clusters set revision = revision + 1, previous_stamp = stamp, stamp = gen_random_uuid() where name = $1 returning *
      )
      insert into ${schema}.events (cluster, revision, stamp, at, kind, reason, member, token, registered_at)
      select name, revision, stamp, now(), 'left', 'removed', gen_random_uuid(), last_token + 5, now() from head`,
@@ -273,7 +273,7 @@ test('promise 2: a second registration of a member that is there is not believed
   const membership = await joined(cluster, { data: 'here' })
   await admin.query(
     `with head as (
-         update ${schema}.clusters set revision = revision + 1, stamp = gen_random_uuid() where name = $1 returning *
+         update ${schema}.clusters set revision = revision + 1, previous_stamp = stamp, stamp = gen_random_uuid() where name = $1 returning *
        )
        insert into ${schema}.events (cluster, revision, stamp, at, kind, reason, member, token, registered_at, data)
        select name, revision, stamp, now(), 'joined', 'registered', $2, last_token + 5, now(), 'twice' from head`,
