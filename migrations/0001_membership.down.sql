@@ -1,7 +1,7 @@
 -- Assembled from schema/ by `npm run schema`: change it there, not here.
 -- Takes back all that 0001_membership.up.sql made, except the schema itself.
 
-drop function :"schema".drop_cluster(text);
+drop function :"schema".drop_cluster(text, boolean);
 drop function :"schema".renew_members_channel(text);
 drop view :"schema".nonces_now;
 drop function :"schema".return_nonces(text, text, uuid, bigint, text[], uuid[], uuid[]);
@@ -9,6 +9,7 @@ drop function :"schema".use_nonce(text, text, uuid, bigint, uuid, text);
 drop function :"schema".take_nonces(text, text, uuid, bigint, uuid, uuid[], integer);
 drop function :"schema".stock_nonces(text, text, text[]);
 drop table :"schema".nonces;
+drop function :"schema".nonces_refused();
 drop view :"schema".claims_now;
 drop function :"schema".fence_claims(text, text, uuid, bigint, text[]);
 drop function :"schema".release(text, text, uuid, bigint, text[]);
@@ -68,6 +69,8 @@ drop function :"schema".announce();
 drop function :"schema".members_channel(text);
 drop function :"schema".new_members_channel(text);
 drop table :"schema".members_channels;
+drop function :"schema".members_channels_refused();
+drop function :"schema".database_identity();
 drop function :"schema".channel(text);
 drop table :"schema".members;
 drop function :"schema".members_refused();
@@ -80,7 +83,9 @@ drop domain :"schema".member_ttl;
 drop domain :"schema".member_data;
 drop function :"schema".advance(text, bigint, bigint);
 drop table :"schema".events;
+drop function :"schema".events_refused();
 drop table :"schema".clusters;
+drop function :"schema".clusters_named();
 drop function :"schema".clusters_refused();
 drop domain :"schema".event_note;
 drop domain :"schema".event_reason;

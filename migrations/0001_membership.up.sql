@@ -179,13 +179,32 @@ begin
     where c.name = cluster_name
     returning * into head;
     exit when found;
-    insert into clusters (name, channel) values (cluster_name, channel(cluster_name)) on conflict do nothing;
+    insert into clusters (name) values (cluster_name) on conflict do nothing;
   end loop;
   return head;
 end
 $$;
 
--- Without its row a cluster would begin again at revision 1, which its log has already.
+-- The channel follows from the name, whatever is written by hand. The name never changes: members and log would be
+-- those of a cluster that is not there, and the new one would have none.
+create function :"schema".clusters_named() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  if tg_op = 'UPDATE' then
+    if new.name <> old.name then
+      raise exception 'the name of a cluster never changes: its members and its log would not follow'
+        using errcode = 'integrity_constraint_violation', hint = 'Processes choose the name: let them join another cluster.';
+    end if;
+  end if;
+  new.channel := channel(new.name);
+  return new;
+end
+$$;
+
+-- Without its row a cluster would begin again at revision 1, which its log has already. With another position, readers
+-- would take one history for another, and a token could be given twice.
 create function :"schema".clusters_refused() returns trigger
 language plpgsql
 set search_path = :"schema", pg_temp
@@ -198,14 +217,44 @@ begin
     end if;
   end if;
   raise exception '% of clusters is refused: the log would not fit what follows', tg_op
-    using errcode = 'integrity_constraint_violation', hint = 'When its members have left, use drop_cluster(name).';
+    using errcode = 'integrity_constraint_violation', hint = case tg_op
+      when 'UPDATE' then 'Only a change of membership raises the revision.'
+      else 'When its members have left, use drop_cluster(name).' end;
 end
 $$;
 
+-- What the log says of a change never changes: readers that have not read it yet would see another history than those
+-- that have. Trimming deletes.
+create function :"schema".events_refused() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  raise exception 'UPDATE of events is refused: readers have seen what they say'
+    using errcode = 'integrity_constraint_violation', hint = 'Change the member: that is a new event.';
+end
+$$;
+
+create trigger clusters_named before insert or update of name, channel on :"schema".clusters
+  for each row execute function :"schema".clusters_named();
 create trigger clusters_deleted before delete on :"schema".clusters
   for each row execute function :"schema".clusters_refused();
 create trigger clusters_truncate before truncate on :"schema".clusters
   for each statement execute function :"schema".clusters_refused();
+-- After the update, where a condition that is false costs nothing that can be measured: advance() updates all these.
+create trigger clusters_position after update of revision, last_token, stamp, previous_stamp on :"schema".clusters
+  for each row when (
+    new.revision < old.revision or new.last_token < old.last_token
+    or new.revision = old.revision
+      and (new.stamp <> old.stamp or new.previous_stamp is distinct from old.previous_stamp)
+    or new.revision > old.revision and (new.stamp = old.stamp or new.previous_stamp is distinct from old.stamp)
+  ) execute function :"schema".clusters_refused();
+create trigger events_changed after update of cluster, revision, stamp, kind, member, token, data on :"schema".events
+  for each row when (
+    (old.cluster, old.revision, old.stamp, old.kind, old.member, old.token)
+      is distinct from (new.cluster, new.revision, new.stamp, new.kind, new.member, new.token)
+    or old.data is distinct from new.data
+  ) execute function :"schema".events_refused();
 
 -- members -----------------------------------------------------------------------------------------
 
@@ -463,11 +512,29 @@ $$;
 -- two pads, with the key mixed in beforehand.
 create table :"schema".members_channels (
   cluster   text  primary key check (octet_length(convert_to(cluster, 'UTF8')) between 1 and 255),
-  name      text  not null,
+  name      text  not null check (name ~ '^members_[0-9a-f]{32}$'),
   key       bytea not null,
   inner_pad bytea not null,
-  outer_pad bytea not null
+  outer_pad bytea not null,
+  made_in   text  not null
 );
+comment on column :"schema".members_channels.made_in is
+  'database_identity() of the database that made the key. In a copy, that database still believes the key.';
+
+-- Tells this database from a copy of it, but for one of all files of the server (a base backup, a snapshot of the disk).
+create function :"schema".database_identity() returns text
+language plpgsql stable
+set search_path = :"schema", pg_temp
+as $$
+declare
+  server text := 'unknown';
+begin
+  if has_function_privilege('pg_catalog.pg_control_system()', 'execute') then
+    select s.system_identifier::text into server from pg_control_system() s;
+  end if;
+  return (select format('database %s of server %s', d.oid, server) from pg_database d where d.datname = current_database());
+end
+$$;
 
 -- Makes a new name and key. The two pads of HMAC are 64 bytes each, mixed with the key.
 create function :"schema".new_members_channel(cluster_name text) returns :"schema".members_channels
@@ -486,9 +553,27 @@ begin
     made.inner_pad := set_byte(made.inner_pad, n, 54 # get_byte(made.key, n));
     made.outer_pad := set_byte(made.outer_pad, n, 92 # get_byte(made.key, n));
   end loop;
+  made.made_in := database_identity();
   return made;
 end
 $$;
+
+-- A key without its pads, or another key under the old name, would let members take every announcement for a forged
+-- one, without a sign.
+create function :"schema".members_channels_refused() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  raise exception 'UPDATE of members_channels is refused: name, key and pads fit one another'
+    using errcode = 'integrity_constraint_violation', hint = 'Use renew_members_channel(cluster).';
+end
+$$;
+create trigger members_channels_changed after update on :"schema".members_channels
+  for each row when (
+    old.cluster <> new.cluster or old.name = new.name or old.key = new.key
+    or old.inner_pad = new.inner_pad or old.outer_pad = new.outer_pad
+  ) execute function :"schema".members_channels_refused();
 
 -- Tells a member where changes are announced, and the key of their codes. The first call makes them. They are a
 -- result, and never in the text of a statement, which others may see. The stamp is that of the cluster, which heartbeats
@@ -2566,6 +2651,24 @@ comment on table :"schema".nonces is
 comment on column :"schema".nonces.member is 'Who has taken the value; null: nobody, or it is used.';
 comment on column :"schema".nonces.batch is 'With which others it was taken; of no meaning where nobody has it.';
 
+-- What was used stays used, also for SQL that somebody types. The owner may delete rows of values that nobody will ever
+-- stock again.
+create function :"schema".nonces_refused() returns trigger
+language plpgsql
+set search_path = :"schema", pg_temp
+as $$
+begin
+  raise exception 'a used nonce stays as it is: it could be used again'
+    using errcode = 'integrity_constraint_violation', hint = 'Stock another value.';
+end
+$$;
+create trigger nonces_used after update of cluster, name, value, used_at on :"schema".nonces
+  for each row when (
+    old.used_at is not null and (
+      new.used_at is null or (old.cluster, old.name, old.value) is distinct from (new.cluster, new.name, new.value)
+    )
+  ) execute function :"schema".nonces_refused();
+
 -- Adds values to a pool, and returns how many were new. Those that are known are left alone, used or not.
 create function :"schema".stock_nonces(cluster_name text, pool_name text, stocked text[]) returns integer
 language plpgsql security definer
@@ -2741,12 +2844,13 @@ set search_path = :"schema", pg_temp
 as $$
   update clusters c set channel_stamp = gen_random_uuid() where c.name = cluster_name;
   update members_channels c
-  set name = made.name, key = made.key, inner_pad = made.inner_pad, outer_pad = made.outer_pad
+  set name = made.name, key = made.key, inner_pad = made.inner_pad, outer_pad = made.outer_pad, made_in = made.made_in
   from new_members_channel(cluster_name) made where c.cluster = cluster_name
 $$;
 
--- Forgets a cluster that nobody uses any more, its log and its nonces included. Refused while it has members.
-create function :"schema".drop_cluster(cluster_name text) returns void
+-- Forgets a cluster that nobody uses any more, its log and its nonces included. Refused while it has members, and, unless
+-- the caller says so, while it knows of values that were used: without that, they could be used again (promise 19).
+create function :"schema".drop_cluster(cluster_name text, forget_used_nonces boolean default false) returns void
 language plpgsql
 set search_path = :"schema", pg_temp
 set lock_timeout = '5s'
@@ -2756,6 +2860,13 @@ begin
   if exists (select from members m where m.cluster = cluster_name) then
     raise exception 'cluster % has members', cluster_name
       using errcode = 'object_in_use', hint = 'It can be dropped when they have left.';
+  end if;
+  if forget_used_nonces is not true and exists (
+    select from nonces n where n.cluster = cluster_name and n.used_at is not null
+  ) then
+    raise exception 'cluster % has used nonces, which would be forgotten', cluster_name
+      using errcode = 'object_in_use',
+        hint = 'Where such a value is stocked again, it is used a second time. If that cannot be: drop_cluster(name, true).';
   end if;
   delete from held_heartbeats h where h.cluster = cluster_name;
   delete from sweeps s where s.cluster = cluster_name;

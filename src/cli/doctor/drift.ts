@@ -37,6 +37,8 @@ const FOUND = `
   select 'the setting of function ' || p.proname, coalesce(p.proconfig, '{}'), null, false
   from pg_proc p join n on n.oid = p.pronamespace
   union all
+  select 'operator ' || o.oprname, null, null, false from pg_operator o join n on n.oid = o.oprnamespace
+  union all
   select 'table ' || relname, null, null, false from r where relkind = 'r'
   union all
   select 'view ' || relname, array[pg_get_viewdef(oid)], null, false from r where relkind = 'v'
@@ -120,11 +122,26 @@ const drift: Check = async ({ query, schema }) => {
   const strange = [...there].filter(
     (object) => !/^(index|column|the) /.test(object) && !wanted.has(object) && !isOfOthers(object, wanted),
   )
-  if (strange.length > 0) {
+  const code = strange.filter((object) => /^(function|operator) /.test(object))
+  if (code.length > 0) {
+    findings.push({
+      code: 'schema-code',
+      severity: 'alert',
+      what: `not of this package: ${listed(code)}`,
+      consequence:
+        'Functions of the schema look for names there: what fits better than PostgreSQL’s own is taken, and runs as the owner.',
+      todo: `Find out who made them. Then: ${code
+        .slice(0, 3)
+        .map((object) => `drop ${object} (...)`)
+        .join('; ')}. Keep your own functions in a schema of your own.`,
+    })
+  }
+  const others = strange.filter((object) => !code.includes(object))
+  if (others.length > 0) {
     findings.push({
       code: 'schema-extras',
       severity: 'note',
-      what: `not of this package: ${listed(strange)}`,
+      what: `not of this package: ${listed(others)}`,
       consequence: 'A trigger runs at each change. Other objects harm nothing until the schema is dropped.',
       todo: 'Keep your own objects in a schema of your own.',
     })

@@ -57,7 +57,10 @@ export function placeOf(row: { readonly place: string } | undefined): Place | un
 
 /** Throws unless this role may execute what is in the schema; to install, it must be the owner. */
 export function checkPlace(place: Place, schema: string, purpose: 'ask' | 'install'): void {
-  const problem = problemOf(place, schema) ?? (purpose === 'install' ? notOwn(place, schema) : undefined)
+  const problem =
+    problemsOf(place, schema)[0] ??
+    above(place, schema) ??
+    (purpose === 'install' ? notOwn(place, schema) : undefined)
   if (problem !== undefined) throw new SchemaError(`${problem.what}. ${problem.todo}`)
 }
 
@@ -66,9 +69,9 @@ export interface Problem {
   readonly todo: string
 }
 
-/** Why nobody should execute anything of the schema as this role; undefined: there is no reason. */
-export function problemOf(place: Place, schema: string): Problem | undefined {
-  const { owner, role, isAbove, creators, strangers } = place
+/** Why nobody should execute anything of the schema. */
+export function problemsOf({ owner, creators, strangers }: Place, schema: string): Problem[] {
+  const problems: Problem[] = []
   const [name, whose] = [JSON.stringify(schema), JSON.stringify(owner)]
   if (creators.length > 0) {
     const everybody = creators.includes('public')
@@ -76,24 +79,27 @@ export function problemOf(place: Place, schema: string): Problem | undefined {
       ? 'everybody'
       : `role ${creators.map((creator) => JSON.stringify(creator)).join(', ')}`
     const revoked = creators.map((creator) => (creator === 'public' ? creator : quoteIdentifier(creator)))
-    return {
+    problems.push({
       what: `Schema ${name} is open: ${who} may create objects in it`,
       todo: `Choose another schema, or as its owner ${whose}: revoke create on schema ${quoteIdentifier(schema)} from ${revoked.join(', ')}`,
-    }
+    })
   }
   if (strangers.length > 0) {
-    return {
+    problems.push({
       what: `Schema ${name} is owned by role ${whose}, and has objects that are not: ${strangers.join(', ')}`,
       todo: 'Choose another schema, or drop what is not yours, or give it to the owner (alter ... owner to ...)',
-    }
+    })
   }
-  if (isAbove) {
-    return {
-      what: `Schema ${name} is owned by role ${whose}: its functions would run with the rights of the superuser ${JSON.stringify(role)}`,
-      todo: 'Connect as that role, or as one that has the grants of docs/roles.md',
-    }
+  return problems
+}
+
+/** Why a superuser should not execute anything of the schema. */
+export function above({ owner, role, isAbove }: Place, schema: string): Problem | undefined {
+  if (!isAbove) return undefined
+  return {
+    what: `Schema ${JSON.stringify(schema)} is owned by role ${JSON.stringify(owner)}: its functions would run with the rights of the superuser ${JSON.stringify(role)}`,
+    todo: 'Connect as that role, or as one that has the grants of docs/roles.md',
   }
-  return undefined
 }
 
 function notOwn({ owner, role, isOwn }: Place, schema: string): Problem | undefined {
