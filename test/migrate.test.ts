@@ -69,7 +69,8 @@ async function drop(admin: AdminClient, schema: string): Promise<void> {
 }
 
 /** Who waits for this session. */
-const WAITERS = 'select pid from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid))'
+const WAITERS =
+  'select pid from pg_locks where not granted and pg_backend_pid() = any (pg_blocking_pids(pid))'
 
 test('contract: migrate runs what is missing, says what it ran, and is a no-op the second time', async () => {
   await using admin = await adminClient()

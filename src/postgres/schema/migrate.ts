@@ -45,8 +45,9 @@ const BOUNDS = { statementTimeoutMs: 0, lockTimeoutMs: 300_000 }
  * the names of the migrations run: none when there was nothing to do. Waits up to 10 s for the connection and up
  * to 5 min for another process that migrates.
  *
- * @throws OptionError for a bad option; SchemaError when the role may not do it, or when the schema has objects
- * of somebody else or a version that this code cannot work with; ConnectionError for a standby, for PostgreSQL
+ * @throws OptionError for a bad option; SchemaError when the role may not do it, when another role owns the schema, may
+ * create in it or has objects in it, when it has a version that this code cannot work with, or when an open transaction
+ * of a stranger holds it up, who is named; ConnectionError for a standby, for PostgreSQL
  * before 14, and when connecting cannot succeed. Other errors are those of the database: nothing is tried again,
  * and nothing is left half done.
  */
