@@ -110,6 +110,15 @@ test('contract: drop is refused while the cluster has members, says what is lost
   expect((await admin.query('select from nonces where cluster = $1', [name])).rowCount).toBe(0)
 })
 
+test('contract: drop knows a cluster that comes after many others', async () => {
+  const other = await freshSchema()
+  await admin.query(
+    `insert into ${other}.clusters (name, channel) select 'a' || n, 'c' || n from generate_series(1, 30) n union all values ('z', 'c')`,
+  )
+  expect((await pgMembership(['drop', 'z', '--schema', other])).stdout).toBe('Dropped the cluster "z".\n')
+  expect((await pgMembership(['drop', 'z', '--schema', other])).stderr).toContain('There are: a1, a10')
+})
+
 test('contract: trim deletes what is older, and nothing of the present', async () => {
   const other = await freshSchema()
   await admin.query(

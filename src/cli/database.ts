@@ -96,8 +96,11 @@ export async function installed(query: Query, schema: string): Promise<FoundVers
 
 /** A message for a name that no cluster has: perhaps it was mistyped. Empty if the cluster exists. */
 export async function noSuchCluster(query: Query, cluster: string | undefined): Promise<string> {
-  const clusters = await query<{ name: string }>('select name from $$.clusters order by name limit 20', [])
+  const clusters = await query<{ name: string }>(
+    'select name from $$.clusters order by name is distinct from $1, name limit 20',
+    [cluster ?? null],
+  )
   if (clusters.length === 0) return 'There has never been a member here.'
-  if (cluster === undefined || clusters.some(({ name }) => name === cluster)) return ''
+  if (cluster === undefined || clusters[0]?.name === cluster) return ''
   return `There has never been a cluster ${JSON.stringify(cluster)}. There are: ${clusters.map(({ name }) => inOneLine(name)).join(', ')}`
 }
