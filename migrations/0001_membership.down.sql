@@ -1,4 +1,18 @@
 -- Assembled from schema/ by `npm run schema`: change it there, not here.
+
+-- From here to the last statement, names are PostgreSQL's own, whatever search_path is. In a transaction nothing of
+-- this outlives it.
+do $$ begin
+  perform pg_catalog.set_config('pgmembership.transaction', pg_catalog.pg_current_xact_id()::pg_catalog.text, true);
+end $$;
+do $$ declare
+  is_inside constant boolean := coalesce(pg_catalog.current_setting('pgmembership.transaction', true)
+    operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text, false);
+begin
+  perform pg_catalog.set_config('pgmembership.path', pg_catalog.current_setting('search_path'), is_inside);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', is_inside);
+end $$;
+
 -- Takes back all that 0001_membership.up.sql made, except the schema itself.
 
 drop function :"schema".drop_cluster(text, boolean);
@@ -91,3 +105,9 @@ drop domain :"schema".event_note;
 drop domain :"schema".event_reason;
 drop domain :"schema".event_kind;
 drop function :"schema".schema_version();
+
+do $$ begin
+  perform pg_catalog.set_config('search_path', pg_catalog.current_setting('pgmembership.path'), coalesce(
+    pg_catalog.current_setting('pgmembership.transaction', true)
+      operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text, false));
+end $$;

@@ -7,6 +7,10 @@
 -- psql replaces a colon and a name in double quotes by a variable, in quotes. It does not do so between $$ and $$:
 -- therefore each function sets its own search_path, and writes its tables without a schema.
 --
+-- What is made here is bound for ever to what search_path finds now: types, and the functions and operators in checks,
+-- defaults, views and bodies without a text. So the first statements of each file leave only PostgreSQL's own names in
+-- the path of whoever runs it, and the last statement puts that path back.
+--
 -- Locks are taken in one order everywhere: rows of members by id, then the row of clusters. A deadlock is still
 -- possible (an UPDATE of many rows that somebody types can cause one). The library then tries again.
 --
@@ -86,6 +90,29 @@ create function :"schema".schema_version(out version integer, out compatible_fro
 language sql immutable parallel safe
 set search_path = :"schema", pg_temp
 as $$ select 1, 1 $$;
+
+-- ==== shared: own_names
+
+-- From here to the last statement, names are PostgreSQL's own, whatever search_path is. In a transaction nothing of
+-- this outlives it.
+do $$ begin
+  perform pg_catalog.set_config('pgmembership.transaction', pg_catalog.pg_current_xact_id()::pg_catalog.text, true);
+end $$;
+do $$ declare
+  is_inside constant boolean := coalesce(pg_catalog.current_setting('pgmembership.transaction', true)
+    operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text, false);
+begin
+  perform pg_catalog.set_config('pgmembership.path', pg_catalog.current_setting('search_path'), is_inside);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', is_inside);
+end $$;
+
+-- ==== shared: own_names_end
+
+do $$ begin
+  perform pg_catalog.set_config('search_path', pg_catalog.current_setting('pgmembership.path'), coalesce(
+    pg_catalog.current_setting('pgmembership.transaction', true)
+      operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text, false));
+end $$;
 
 -- ==== shared: planner_settings
 

@@ -8,6 +8,8 @@
  *   -- ==== down              takes it back; goes into .down.sql, the last file first
  *   -- ==== grants: reader    goes into grants/reader.sql; the same for member and operator
  *   -- ==== shared: NAME      no section of any file: wherever :NAME stands, in any file, this text is put
+ *
+ * Each file begins with the shared text own_names, and ends with own_names_end.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
@@ -61,18 +63,21 @@ export function assembled() {
       const text = sections.get(section)
       return text === undefined ? [] : [{ name, text: expanded(text) }]
     })
+  /** @param {string[]} texts */
+  const file = (...texts) =>
+    `${[ASSEMBLED, expanded(':own_names'), ...texts, expanded(':own_names_end')].join('\n\n')}\n`
   /** @param {string} section */
-  const grants = (section) => [ASSEMBLED, ...parts(section).map(({ text }) => text)].join('\n\n')
+  const grants = (section) => file(...parts(section).map(({ text }) => text))
 
   const up = parts('up').map(({ name, text }) => `${`-- ${name} `.padEnd(100, '-')}\n\n${text}`)
   const down = parts('down').map(({ text }) => text)
-  const [reader = '', member = '', operator = ''] = ['reader', 'member', 'operator'].map(
-    (kind) => `${grants(`grants: ${kind}`)}\n`,
+  const [reader = '', member = '', operator = ''] = ['reader', 'member', 'operator'].map((kind) =>
+    grants(`grants: ${kind}`),
   )
   /** @type {[string, string][]} */
   const sql = [
-    [`${MIGRATION}.up.sql`, `${[ASSEMBLED, ...up].join('\n\n')}\n`],
-    [`${MIGRATION}.down.sql`, `${[ASSEMBLED, TAKES_BACK, '', ...down.reverse()].join('\n')}\n`],
+    [`${MIGRATION}.up.sql`, file(...up)],
+    [`${MIGRATION}.down.sql`, file(TAKES_BACK, down.reverse().join('\n'))],
     ['grants/reader.sql', reader],
     ['grants/member.sql', member],
     ['grants/operator.sql', operator],

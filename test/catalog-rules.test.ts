@@ -1,5 +1,6 @@
 /** Rules for every function and table of the schema, also for those that are added later. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { foreignNames } from './support/catalog.js'
 import { type AdminClient, adminClient } from './support/database.js'
 import { KINDS, type Role, type Roles, startRoles } from './support/roles.js'
 import { codeOf, type Routine, routinesOf, runningAsOwner, wordsOf } from './support/source.js'
@@ -164,6 +165,33 @@ describe('promise 15: what runs with the rights of the owner', () => {
       granted.schema,
     )
     expect(languages.toSorted()).toEqual(['plpgsql', 'sql'])
+  })
+})
+
+describe('promise 15: no path changes what a name means', () => {
+  test('in a function: it sets its own path, or was bound when it was made', () => {
+    const pinned = `search_path=${granted.schema}, pg_temp`
+    const found = routines.filter(({ settings, isBound }) => !settings.includes(pinned) && !isBound)
+    expect(signatures(found)).toEqual([])
+  })
+
+  test('in what was bound when it was made: it names what PostgreSQL or the schema has', async () => {
+    expect(await foreignNames(admin, granted.schema)).toEqual([])
+  })
+
+  test('in a schema where everything is the owner’s', async () => {
+    const found = await column(
+      `select format('%s of %s', object, owner::regrole) from (
+         select nspname::text as object, nspowner as owner, oid as schema from pg_namespace
+         union all select relname, relowner, relnamespace from pg_class
+         union all select proname, proowner, pronamespace from pg_proc
+         union all select typname, typowner, typnamespace from pg_type
+       ) all_of_it
+       where schema = $1::text::regnamespace and owner <> $2::text::regrole`,
+      granted.schema,
+      `"${granted.nameOf.owner}"`,
+    )
+    expect(found).toEqual([])
   })
 })
 

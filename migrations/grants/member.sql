@@ -1,5 +1,18 @@
 -- Assembled from schema/ by `npm run schema`: change it there, not here.
 
+-- From here to the last statement, names are PostgreSQL's own, whatever search_path is. In a transaction nothing of
+-- this outlives it.
+do $$ begin
+  perform pg_catalog.set_config('pgmembership.transaction', pg_catalog.pg_current_xact_id()::pg_catalog.text, true);
+end $$;
+do $$ declare
+  is_inside constant boolean := coalesce(pg_catalog.current_setting('pgmembership.transaction', true)
+    operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text, false);
+begin
+  perform pg_catalog.set_config('pgmembership.path', pg_catalog.current_setting('search_path'), is_inside);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', is_inside);
+end $$;
+
 -- A member takes part: it may do all that a reader may, and call the functions that register, renew, change, leave
 -- and fence. It touches no table but through them. Members of a schema trust one another.
 -- psql -v schema=pgmembership -v role=app -f member.sql   (after reader.sql for the same role)
@@ -31,3 +44,9 @@ grant execute on function
   :"schema".take_nonces(text, text, uuid, bigint, uuid, uuid[], integer),
   :"schema".use_nonce(text, text, uuid, bigint, uuid, text),
   :"schema".return_nonces(text, text, uuid, bigint, text[], uuid[], uuid[]) to :"role";
+
+do $$ begin
+  perform pg_catalog.set_config('search_path', pg_catalog.current_setting('pgmembership.path'), coalesce(
+    pg_catalog.current_setting('pgmembership.transaction', true)
+      operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text, false));
+end $$;

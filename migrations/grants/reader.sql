@@ -1,5 +1,18 @@
 -- Assembled from schema/ by `npm run schema`: change it there, not here.
 
+-- From here to the last statement, names are PostgreSQL's own, whatever search_path is. In a transaction nothing of
+-- this outlives it.
+do $$ begin
+  perform pg_catalog.set_config('pgmembership.transaction', pg_catalog.pg_current_xact_id()::pg_catalog.text, true);
+end $$;
+do $$ declare
+  is_inside constant boolean := coalesce(pg_catalog.current_setting('pgmembership.transaction', true)
+    operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text, false);
+begin
+  perform pg_catalog.set_config('pgmembership.path', pg_catalog.current_setting('search_path'), is_inside);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', is_inside);
+end $$;
+
 -- A reader sees who is a member and who was, and may sweep. It can change nothing and remove nobody who is alive.
 -- psql -v schema=pgmembership -v role=auditor -f reader.sql
 
@@ -35,3 +48,9 @@ grant execute on function
 grant select on :"schema".claims, :"schema".claims_now to :"role";
 
 grant select on :"schema".nonces, :"schema".nonces_now to :"role";
+
+do $$ begin
+  perform pg_catalog.set_config('search_path', pg_catalog.current_setting('pgmembership.path'), coalesce(
+    pg_catalog.current_setting('pgmembership.transaction', true)
+      operator(pg_catalog.=) pg_catalog.pg_current_xact_id()::pg_catalog.text, false));
+end $$;

@@ -11,6 +11,27 @@ export async function catalogOf(client: ClientBase, schema: string): Promise<str
   return rows.map(({ line }) => names.reduce((text, name) => text.replaceAll(name, '<schema>.'), line))
 }
 
+/** What things of the schema name that is neither of the schema nor of PostgreSQL itself, as it was bound when they were made. */
+export async function foreignNames(client: ClientBase, schema: string): Promise<string[]> {
+  const { rows } = await client.query<{ line: string }>(FOREIGN_NAMES, [schema])
+  return rows.map(({ line }) => line)
+}
+
+// PostgreSQL keeps no record of what depends on things that initdb made, as all of pg_catalog is.
+const FOREIGN_NAMES = `
+  with recursive ours (classid, objid) as (
+    select 'pg_namespace'::regclass, oid from pg_namespace where nspname = $1
+    union
+    select d.classid, d.objid from pg_depend d join ours o on d.refclassid = o.classid and d.refobjid = o.objid
+    where d.deptype in ('a', 'i') or d.refclassid = 'pg_namespace'::regclass
+  )
+  select distinct format('%s names %s', pg_describe_object(d.classid, d.objid, d.objsubid),
+    pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid)) as line
+  from pg_depend d join ours o on d.classid = o.classid and d.objid = o.objid
+  where d.refclassid <> 'pg_language'::regclass
+    and not exists (select from ours r where r.classid = d.refclassid and r.objid = d.refobjid)
+  order by 1`
+
 const CATALOG = `
   with r as (
     select c.* from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1

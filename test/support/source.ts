@@ -11,6 +11,8 @@ export interface Routine {
   /** As in 'search_path=s, pg_temp'. */
   readonly settings: readonly string[]
   readonly argumentTypes: readonly string[]
+  /** Its names were looked up when it was made. */
+  readonly isBound: boolean
   readonly source: string
 }
 
@@ -20,6 +22,7 @@ export async function routinesOf(admin: AdminClient, schema: string): Promise<Ro
       prosecdef as definer, prorettype in ('trigger'::regtype, 'event_trigger'::regtype) as "isTrigger",
       case provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end as volatility,
       coalesce(proconfig, '{}') as settings, coalesce(pg_get_function_sqlbody(oid), prosrc) as source,
+      prosqlbody is not null as "isBound",
       array(select format_type(t, null) from unnest(proargtypes) t) as "argumentTypes"
      from pg_proc where pronamespace = $1::text::regnamespace order by 1`,
     [schema],

@@ -68,7 +68,7 @@ function down(schema: string, files: readonly MigrationFile[], from: number, to:
   return [
     ...undone.flatMap((file) => [
       migrationText(file, 'down', schema),
-      `delete from ${record} where "name" = '${file.name}';\n`,
+      `delete from ${record} where "name" operator(pg_catalog.=) '${file.name}';\n`,
     ]),
     ...(to === 0 && undone.length > 0
       ? [`drop table ${record};`, `drop table ${named(schema, LOCK_TABLE)};\n`]
@@ -137,7 +137,7 @@ function named(schema: string, table: string): string {
 }
 
 function recorded(record: string, { name }: MigrationFile): string {
-  const now = `to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`
+  const now = `pg_catalog.to_char(pg_catalog.clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`
   return `insert into ${record} ("name", "timestamp") values ('${name}', ${now}) on conflict do nothing;\n`
 }
 
