@@ -28,7 +28,7 @@ export class PostgresClaims implements ClaimsPort {
     const answer = await answerIfCurrent(
       sql<{ own: string }>`
       -- claim
-      select to_json(${this.#name('claim')}(${this.#of(space, registration, keys)})) as own`.execute(
+      select pg_catalog.to_json(${this.#name('claim')}(${this.#of(space, registration, keys)})) as own`.execute(
         this.#writes,
       ),
     )
@@ -43,7 +43,7 @@ export class PostgresClaims implements ClaimsPort {
     const { rows } = await answerOf(
       sql<{ own: string }>`
       -- release
-      select to_json(${this.#name('release')}(${this.#of(space, registration, keys)})) as own`.execute(
+      select pg_catalog.to_json(${this.#name('release')}(${this.#of(space, registration, keys)})) as own`.execute(
         this.#writes,
       ),
     )
@@ -55,7 +55,8 @@ export class PostgresClaims implements ClaimsPort {
       sql<{ member: string; token: string }>`
       -- owner
       select c.member, c.token from ${this.#name('claims')} c
-      where c.cluster = ${this.#cluster} and c.space = ${space} and c.key = ${key}`.execute(this.#writes),
+      where c.cluster operator(pg_catalog.=) ${this.#cluster} and c.space operator(pg_catalog.=) ${space}
+        and c.key operator(pg_catalog.=) ${key}`.execute(this.#writes),
     )
     return rows[0] && { id: rows[0].member, token: Number(rows[0].token) }
   }
@@ -68,14 +69,14 @@ export class PostgresClaims implements ClaimsPort {
   ): Promise<void> {
     await fence(client, async () => {
       await client.query(
-        `select ${quoteIdentifier(this.#schema)}.fence_claims($1, $2, $3::uuid, $4::bigint, $5::text[])`,
+        `select ${quoteIdentifier(this.#schema)}.fence_claims($1, $2, $3::pg_catalog.uuid, $4::bigint, $5::pg_catalog.text[])`,
         [this.#cluster, space, id, token, [...keys]],
       )
     })
   }
 
   #of(space: string, { id, token }: Registration, keys: readonly string[]): RawBuilder<unknown> {
-    return sql`${this.#cluster}, ${space}, ${id}::uuid, ${token}::bigint, ${array(keys, 'text')}`
+    return sql`${this.#cluster}, ${space}, ${id}::pg_catalog.uuid, ${token}::bigint, ${array(keys, 'text')}`
   }
 
   #name(name: string): RawBuilder<unknown> {

@@ -1,4 +1,12 @@
-/** Parts of statements that several of them use. */
+/**
+ * Parts of statements that several of them use.
+ *
+ * In every statement of the library, all names have their schema, also those of operators and types. A name without one
+ * is looked for in the whole search_path, and the best match is taken: it could be a stranger's function, which would
+ * run as this role. Words of PostgreSQL's grammar are no names: `extract`, `coalesce`, `at time zone`, `bigint`. But
+ * `in`, `between`, `nullif` and `is distinct from` look for operators. `operator(pg_catalog.=)` and all others that are
+ * written so bind alike, from left to right. test/hostile-catalog.test.ts finds what was forgotten.
+ */
 import { type RawBuilder, sql } from 'kysely'
 import type { Registration } from '../api/registration.js'
 import type { Position } from '../engine/store.js'
@@ -13,10 +21,13 @@ const ROW_BYTES = 100
 export function page(rows: RawBuilder<unknown>, order: string): RawBuilder<unknown> {
   return sql`(
     select * from (
-      select l.*, sum(l.size) over (order by ${sql.ref(order)} rows unbounded preceding) as size_so_far
-      from (select l.*, coalesce(octet_length(l.data), 0) + ${ROW_BYTES}::integer as size from (${rows}) l) l
+      select l.*, pg_catalog.sum(l.size) over (order by ${sql.ref(order)} rows unbounded preceding) as size_so_far
+      from (
+        select l.*, coalesce(pg_catalog.octet_length(l.data), 0) operator(pg_catalog.+) ${ROW_BYTES}::integer as size
+        from (${rows}) l
+      ) l
     ) l
-    where l.size_so_far <= ${PAGE_BYTES} or l.size_so_far = l.size
+    where l.size_so_far operator(pg_catalog.<=) ${PAGE_BYTES} or l.size_so_far operator(pg_catalog.=) l.size
   )`
 }
 
@@ -28,7 +39,8 @@ export function stampAt(
 ): RawBuilder<unknown> {
   return sql`(
     select seen.stamp from ${events} seen
-    where seen.cluster = ${cluster} and seen.revision = ${position?.revision ?? null}
+    where seen.cluster operator(pg_catalog.=) ${cluster}
+      and seen.revision operator(pg_catalog.=) ${position?.revision ?? null}
   )`
 }
 
@@ -40,16 +52,16 @@ export function stampsAt(
 ): RawBuilder<unknown> {
   const revisions = array(
     positions.map(({ revision }) => revision),
-    'bigint',
+    'int8',
   )
   return sql`(
-    select json_object_agg(seen.revision, seen.stamp) from ${events} seen
-    where seen.cluster = ${cluster} and seen.revision = any (${revisions})
+    select pg_catalog.json_object_agg(seen.revision, seen.stamp) from ${events} seen
+    where seen.cluster operator(pg_catalog.=) ${cluster} and seen.revision operator(pg_catalog.=) any (${revisions})
   )`
 }
 
 export function memberColumns(table: string): RawBuilder<unknown> {
-  return sql`encode(${sql.ref(`${table}.data`)}, 'base64') as data, ${timeColumn(sql.ref(`${table}.registered_at`))}`
+  return sql`pg_catalog.encode(${sql.ref(`${table}.data`)}, 'base64') as data, ${timeColumn(sql.ref(`${table}.registered_at`))}`
 }
 
 export function timeColumn(registeredAt: RawBuilder<unknown>): RawBuilder<unknown> {
@@ -57,11 +69,14 @@ export function timeColumn(registeredAt: RawBuilder<unknown>): RawBuilder<unknow
 }
 
 export function isoTime(time: RawBuilder<unknown>): RawBuilder<unknown> {
-  return sql`to_char(${time} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`
+  return sql`pg_catalog.to_char(${time} at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`
 }
 
-export function array(values: readonly unknown[], type: string): RawBuilder<unknown> {
-  return sql`${sql.val([...values])}::${sql.raw(type)}[]`
+export function array(
+  values: readonly unknown[],
+  type: 'bytea' | 'int8' | 'text' | 'uuid',
+): RawBuilder<unknown> {
+  return sql`${sql.val([...values])}::${sql.id('pg_catalog', type)}[]`
 }
 
 export const ids = (rows: readonly { readonly id: string }[]) =>
@@ -72,7 +87,7 @@ export const ids = (rows: readonly { readonly id: string }[]) =>
 export const tokens = (rows: readonly Registration[]) =>
   array(
     rows.map(({ token }) => token),
-    'bigint',
+    'int8',
   )
 export const contents = (rows: readonly { readonly data: string }[]) =>
   array(

@@ -34,12 +34,12 @@ export class Log {
   async read(after?: Position): Promise<LogReading> {
     const { rows } = await sql<LogRow>`
       -- feed
-      select c.revision as head, c.stamp as head_stamp, c.previous_stamp, pg_is_in_recovery() as recovering,
+      select c.revision as head, c.stamp as head_stamp, c.previous_stamp, pg_catalog.pg_is_in_recovery() as recovering,
         ${stampAt(this.#name('events'), this.#cluster, after)} as stamp_then,
         e.revision, e.stamp, ${isoTime(sql.ref('e.at'))} as at, e.kind, e.reason,
         e.member as id, e.token, ${memberColumns('e')}
       from (select) one
-      left join ${this.#name('clusters')} c on c.name = ${this.#cluster}
+      left join ${this.#name('clusters')} c on c.name operator(pg_catalog.=) ${this.#cluster}
       left join ${page(this.#eventsAfter(after), 'revision')} e on true
       order by e.revision`.execute(this.#db)
     const row = one(rows)
@@ -68,14 +68,17 @@ export class Log {
     const events = this.#name('events')
     return sql`
       select l.revision, l.stamp, l.at, l.kind, l.reason, l.member, l.token, l.registered_at,
-        case when l.kind <> 'left' then l.data else (
+        case when l.kind operator(pg_catalog.<>) 'left' then l.data else (
           select last.data from ${events} last
-          where last.member = l.member and (last.member, last.at) <= (l.member, l.at) and last.token = l.token
-            and last.cluster || '' = l.cluster and last.kind <> 'left'
+          where last.member operator(pg_catalog.=) l.member
+            and (last.member, last.at) operator(pg_catalog.<=) (l.member, l.at)
+            and last.token operator(pg_catalog.=) l.token
+            and (last.cluster operator(pg_catalog.||) '') operator(pg_catalog.=) l.cluster
+            and last.kind operator(pg_catalog.<>) 'left'
           order by last.member desc, last.at desc, last.revision desc limit 1
         ) end as data
       from ${events} l
-      where l.cluster = ${this.#cluster} and l.revision > ${after?.revision ?? null}
+      where l.cluster operator(pg_catalog.=) ${this.#cluster} and l.revision operator(pg_catalog.>) ${after?.revision ?? null}
       order by l.revision limit ${PAGE_ROWS}`
   }
 

@@ -41,8 +41,8 @@ export class PostgresNonces implements NoncesPort {
     const answer = await answerIfCurrent(
       sql<{ taken: string }>`
       -- take_nonces
-      select to_json(${this.#name('take_nonces')}(
-        ${this.#of(pool, registration)}, ${batch}::uuid, ${array(lost, 'uuid')}, ${most}::integer
+      select pg_catalog.to_json(${this.#name('take_nonces')}(
+        ${this.#of(pool, registration)}, ${batch}::pg_catalog.uuid, ${array(lost, 'uuid')}, ${most}::integer
       )) as taken`.execute(this.#writes),
     )
     return answer && strings(one(answer.rows).taken)
@@ -59,7 +59,7 @@ export class PostgresNonces implements NoncesPort {
     const { rows } = await answerOf(
       sql<{ left: string }>`
       -- return_nonces
-      select to_json(${this.#name('return_nonces')}(
+      select pg_catalog.to_json(${this.#name('return_nonces')}(
         ${this.#of(pool, registration)}, ${array(values, 'text')}, ${array(batches, 'uuid')}, ${array(lost, 'uuid')}
       )) as left`.execute(this.#writes),
     )
@@ -74,14 +74,14 @@ export class PostgresNonces implements NoncesPort {
   ): Promise<void> {
     await fence(client, async () => {
       await client.query(
-        `select ${quoteIdentifier(this.#schema)}.use_nonce($1, $2, $3::uuid, $4::bigint, $5::uuid, $6)`,
+        `select ${quoteIdentifier(this.#schema)}.use_nonce($1, $2, $3::pg_catalog.uuid, $4::bigint, $5::pg_catalog.uuid, $6)`,
         [this.#cluster, pool, id, token, batch, value],
       )
     })
   }
 
   #of(pool: string, { id, token }: Registration): RawBuilder<unknown> {
-    return sql`${this.#cluster}, ${pool}, ${id}::uuid, ${token}::bigint`
+    return sql`${this.#cluster}, ${pool}, ${id}::pg_catalog.uuid, ${token}::bigint`
   }
 
   #name(name: string): RawBuilder<unknown> {

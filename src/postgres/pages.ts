@@ -52,11 +52,12 @@ export class Pages {
       left join ${page(
         sql`
         select * from ${this.#name('events')} l
-        where l.cluster = ${this.#cluster} and l.revision > ${since.revision} and l.revision <= ${upTo ?? MAX_BIGINT}
+        where l.cluster operator(pg_catalog.=) ${this.#cluster} and l.revision operator(pg_catalog.>) ${since.revision}
+          and l.revision operator(pg_catalog.<=) ${upTo ?? MAX_BIGINT}
         order by l.revision limit ${PAGE_ROWS}`,
         'revision',
       )} e on true
-      where c.name = ${this.#cluster}
+      where c.name operator(pg_catalog.=) ${this.#cluster}
       order by e.revision`.execute(this.#db)
     this.#onChannel(rows[0]?.channel_stamp ?? null)
     const sighting = sightingOf(rows[0])
@@ -78,20 +79,23 @@ export class Pages {
   async readMembers(after: number, told: readonly Position[], since?: Position): Promise<MembersReading> {
     const { rows } = await sql<HeadRow & MemberRow & MembersRow>`
       -- members
-      select v.version, v.compatible_from, pg_is_in_recovery() as recovering,
+      select v.version, v.compatible_from, pg_catalog.pg_is_in_recovery() as recovering,
         c.revision, c.stamp, c.channel_stamp, (select ${this.#name('sweep_overdue')}(${this.#cluster})) as sweep_overdue,
         ${stampsAt(this.#name('events'), this.#cluster, since === undefined ? told : [since, ...told])} as stamps,
-        (select max(l.token) from ${this.#name('members')} l where l.cluster = ${this.#cluster}) as last_token,
+        (
+          select pg_catalog.max(l.token) from ${this.#name('members')} l
+          where l.cluster operator(pg_catalog.=) ${this.#cluster}
+        ) as last_token,
         m.id, m.token, ${memberColumns('m')}
       from ${this.#name('schema_version')}() v
-      left join ${this.#name('clusters')} c on c.name = ${this.#cluster}
+      left join ${this.#name('clusters')} c on c.name operator(pg_catalog.=) ${this.#cluster}
       left join ${page(
         sql`
         select * from ${this.#name('members')} l
-        where l.cluster = ${this.#cluster} and l.token > ${after}
+        where l.cluster operator(pg_catalog.=) ${this.#cluster} and l.token operator(pg_catalog.>) ${after}
         order by l.token limit ${PAGE_ROWS}`,
         'token',
-      )} m on m.cluster = c.name
+      )} m on m.cluster operator(pg_catalog.=) c.name
       order by m.token`.execute(this.#db)
     const head = one(rows)
     checkSchemaVersion({ version: Number(head.version), compatibleFrom: Number(head.compatible_from) })

@@ -10,6 +10,7 @@ import { Together } from '../kit/together.js'
 import type { SharedConnections } from './connection/shared-connections.js'
 import type { SingleConnection } from './connection/single-connection.js'
 import { permanentError } from './errors.js'
+import { array } from './fragments.js'
 import { type HeadRow, sightingOf, strings } from './rows.js'
 
 /** The most for one statement, so that it ends within the time limit of a query. */
@@ -82,15 +83,15 @@ export class SharedStatements {
   async #heartbeat(db: Kysely<unknown>, beats: readonly Beat[]): Promise<HeartbeatAnswer[]> {
     const { rows } = await sql<BeatRow>`
       -- heartbeat
-      select h.revision, h.stamp, h.sweep_overdue, h.channel_stamp, to_json(h.locked) as locked,
-        json_object(h.missing::text[], h.reasons) as missing
-      from unnest(
-        ${beats.map(({ cluster }) => cluster)}::text[],
-        ${beats.map(({ registrations }) => literal(registrations.map(({ id }) => id)))}::text[],
-        ${beats.map(({ registrations }) => literal(registrations.map(({ token }) => token)))}::text[]
+      select h.revision, h.stamp, h.sweep_overdue, h.channel_stamp, pg_catalog.to_json(h.locked) as locked,
+        pg_catalog.json_object(h.missing::pg_catalog.text[], h.reasons) as missing
+      from rows from (
+        pg_catalog.unnest(${texts(beats.map(({ cluster }) => cluster))}),
+        pg_catalog.unnest(${texts(beats.map(({ registrations }) => literal(registrations.map(({ id }) => id))))}),
+        pg_catalog.unnest(${texts(beats.map(({ registrations }) => literal(registrations.map(({ token }) => token))))})
       ) with ordinality beat (cluster, ids, tokens, n)
       cross join lateral ${this.#name('heartbeat')}(
-        beat.cluster, beat.ids::uuid[], beat.tokens::bigint[], ${this.#session}, ${this.#connection.backendPid}
+        beat.cluster, beat.ids::pg_catalog.uuid[], beat.tokens::bigint[], ${this.#session}, ${this.#connection.backendPid}
       ) h
       order by beat.n`.execute(db)
     return rows.map(({ locked, missing, ...head }) => ({
@@ -108,7 +109,7 @@ export class SharedStatements {
   async #sweepIdle(db: Kysely<unknown>, clusters: readonly string[]): Promise<(number | undefined)[]> {
     const { rows } = await sql<{ cluster: string; wait_ms: string }>`
       -- sweep_idle
-      select cluster, wait_ms from ${this.#name('sweep_idle')}(${clusters}::text[])`.execute(db)
+      select cluster, wait_ms from ${this.#name('sweep_idle')}(${texts(clusters)})`.execute(db)
     const waits = new Map(rows.map(({ cluster, wait_ms }) => [cluster, Number(wait_ms)]))
     return clusters.map((cluster) => waits.get(cluster))
   }
@@ -117,6 +118,8 @@ export class SharedStatements {
     return sql.id(this.#schema, name)
   }
 }
+
+const texts = (values: readonly string[]) => array(values, 'text')
 
 /** An array of ids or numbers, as PostgreSQL reads it. */
 function literal(values: readonly (string | number)[]): string {

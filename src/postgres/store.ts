@@ -32,7 +32,7 @@ const SWEEP_GRID_MS = 100
 // Each statement begins with a comment, which also names the prepared statement (single-connection.ts).
 
 /** The server's time after the statement's work: it tells a registration that begins later from an earlier one. */
-const SERVER_MS = sql`extract(epoch from clock_timestamp()) * 1000`
+const SERVER_MS = sql`extract(epoch from pg_catalog.clock_timestamp()) operator(pg_catalog.*) 1000`
 
 interface RegisterRow extends DeltaRow {
   readonly id: string
@@ -82,15 +82,15 @@ export class PostgresStore implements Store {
 
   /** The channel of announcements, if this role may hear them: only members may. */
   async membersChannel(hints: string): Promise<MembersChannel | undefined> {
-    const signature = `${quoteIdentifier(this.#schema)}.members_channel(text)`
+    const signature = `${quoteIdentifier(this.#schema)}.members_channel(pg_catalog.text)`
     const { rows } = await sql<{ allowed: 't' | 'f' }>`
       -- may hear
-      select has_function_privilege(${signature}, 'execute') as allowed`.execute(this.#heartbeats)
+      select pg_catalog.has_function_privilege(${signature}, 'execute') as allowed`.execute(this.#heartbeats)
     this.#channelStamp = undefined
     if (one(rows).allowed !== 't') return undefined
     const { rows: channels } = await sql<{ name: string; key: string; stamp: string | null }>`
       -- members channel
-      select name, encode(key, 'hex') as key, stamp
+      select name, pg_catalog.encode(key, 'hex') as key, stamp
       from ${this.#name('members_channel')}(${this.#cluster})`.execute(this.#heartbeats)
     const { name, key, stamp } = one(channels)
     this.#channelStamp = stamp
@@ -130,10 +130,12 @@ export class PostgresStore implements Store {
       from ${this.#name('register')}(
         ${this.#cluster}, ${ids(wanted)}, ${contents(wanted)}, ${array(
           wanted.map(({ floor }) => floor),
-          'bigint',
+          'int8',
         )},
-        ${ttlMs} * interval '1 ms', ${crashGraceMs === false ? null : crashGraceMs}::float8 * interval '1 ms',
-        ${session}, ${writes.backendPid}, to_timestamp(${writes.serverMs}::float8 / 1000)
+        ${ttlMs} operator(pg_catalog.*) interval '1 ms',
+        ${crashGraceMs === false ? null : crashGraceMs}::double precision operator(pg_catalog.*) interval '1 ms',
+        ${session}, ${writes.backendPid},
+        pg_catalog.to_timestamp(${writes.serverMs}::double precision operator(pg_catalog./) 1000)
       )`.execute(db),
       ),
     )
@@ -165,12 +167,14 @@ export class PostgresStore implements Store {
     const { rows } = await answerOf(
       sql<DeltaRow & { pending: string | null; id: string | null; registered_at: string }>`
       -- set_data
-      select to_json(pending) as pending, id, ${timeColumn(sql.ref('registered'))},
+      select pg_catalog.to_json(pending) as pending, id, ${timeColumn(sql.ref('registered'))},
         revision, stamp, previous_stamp
       from ${this.#name('set_data')}(
         ${this.#cluster}, ${ids(wanted)}, ${tokens(wanted)}, ${contents(wanted)}
       ) s (pending, changed, times, revision, stamp, previous_stamp)
-      left join unnest(changed, times) change (id, registered) on true`.execute(this.writes),
+      left join rows from (pg_catalog.unnest(changed), pg_catalog.unnest(times)) change (id, registered) on true`.execute(
+        this.writes,
+      ),
     )
     const byId = new Map(wanted.map((one) => [one.id, one]))
     return {
@@ -198,8 +202,8 @@ export class PostgresStore implements Store {
         }
       >`
       -- deregister
-      select to_json(pending) as pending, to_json(obstacles) as obstacles, to_json(gone) as gone,
-        revision, stamp, previous_stamp, ${SERVER_MS} as server_ms
+      select pg_catalog.to_json(pending) as pending, pg_catalog.to_json(obstacles) as obstacles,
+        pg_catalog.to_json(gone) as gone, revision, stamp, previous_stamp, ${SERVER_MS} as server_ms
       from ${this.#name('deregister')}(
         ${this.#cluster}, ${ids(registrations)}, ${tokens(registrations)}
       )`.execute(this.writes),
@@ -236,7 +240,7 @@ export class PostgresStore implements Store {
         server_ms: string
       }>`
       -- sweep
-      select wait_ms, removed, to_json(obstacles) as obstacles, ${SERVER_MS} as server_ms
+      select wait_ms, removed, pg_catalog.to_json(obstacles) as obstacles, ${SERVER_MS} as server_ms
       from ${this.#name('sweep')}(${this.#cluster})`.execute(this.writes),
     )
     const { wait_ms, removed, obstacles, server_ms } = one(rows)
@@ -249,7 +253,10 @@ export class PostgresStore implements Store {
   }
 
   async fence(client: QueryClient, { id, token }: Registration): Promise<void> {
-    await client.query(`select ${quoteIdentifier(this.#schema)}.fence($1::uuid, $2::bigint)`, [id, token])
+    await client.query(`select ${quoteIdentifier(this.#schema)}.fence($1::pg_catalog.uuid, $2::bigint)`, [
+      id,
+      token,
+    ])
   }
 
   #toldChannel(stamp: string | null): void {

@@ -16,6 +16,8 @@ export interface Place {
   readonly url: string
   /** false: each cluster opens connections of its own, and closes them. Default: see PostgresHarness. */
   readonly reuse?: boolean
+  /** The clusters are to LISTEN at this address, although it looks like a pooler's. */
+  readonly listens?: boolean
   /** Called when all is over. */
   readonly closed?: () => Promise<void>
 }
@@ -114,9 +116,11 @@ export class PostgresHarness implements Harness {
       if (!starting) this.#started.push((starting = startProxy(this.#place.url)))
       return starting
     }
+    const connection = async (): Promise<string> => (await proxy()).url(this.#place.url)
     const owner = new PostgresCluster({
       name: uniqueName(),
-      connection: async () => (await proxy()).url(this.#place.url),
+      connection,
+      ...(this.#place.listens === true ? { listenConnection: connection } : {}),
       schema: this.schema,
       closeTimeoutMs: CLOSE_TIMEOUT_MS,
     })

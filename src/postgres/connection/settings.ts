@@ -1,10 +1,13 @@
+/** PostgreSQL's own names. The temporary schema of the session would come before them if it were not listed. */
+export const OWN_NAMES = 'pg_catalog, pg_temp'
+
 /**
  * The settings of a role or a database change what a statement means, and how its answer is written. In a transaction
  * that begins with these settings, both are the same everywhere.
  */
 const PINNED: Readonly<Record<string, string>> = {
   // First: from here on a name without a schema is PostgreSQL's own.
-  search_path: 'pg_catalog, pg_temp',
+  search_path: OWN_NAMES,
   client_encoding: `'UTF8'`,
   standard_conforming_strings: 'on',
   backslash_quote: 'safe_encoding',

@@ -91,7 +91,7 @@ export class SharedConnections {
         isAway: () => this.heartbeats.isAway,
         // W is not opened only for this.
         notify: (channel, payload) =>
-          (this.writes.isOpen ? this.writes : this.heartbeats).run('select pg_notify($1, $2)', [
+          (this.writes.isOpen ? this.writes : this.heartbeats).run('select pg_catalog.pg_notify($1, $2)', [
             channel,
             payload,
           ]),
