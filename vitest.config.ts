@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config'
 
 /** What concerns privileges, triggers and isolation: servers differ there, so the oldest runs it as well. */
 const ON_THE_OLDEST_TOO = [
-  'test/{arguments,by-hand,catalog-rules,default-privileges,doctor,doctor-ownership,evolution,fence,fence-bounds,function-fuzz,hostile-callers,hostile-catalog,ownership,role-page,roles,web-answers}.test.ts',
+  'test/{arguments,by-hand,catalog-rules,default-privileges,doctor,doctor-ownership,evolution,fence,fence-bounds,function-fuzz,hostile-callers,hostile-catalog,ownership,pairs,role-page,roles,web-answers}.test.ts',
   'test/promises/{evicting,evicting-others,heartbeats,log,open-sweep,retention,sweep}.test.ts',
   'test/layers/{claims,nonces}.test.ts',
 ]
