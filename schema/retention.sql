@@ -68,9 +68,12 @@ begin
     raise exception 'age and changes must be more than 0' using errcode = 'invalid_parameter_value',
       hint = 'For example set_retention(''90 days'', null). With null there is no bound.';
   end if;
-  delete from retention;
+  -- Not deleted and inserted anew: of two owners at the same time, the second would fail.
   if age is not null or changes is not null then
-    insert into retention (age, changes) values (set_retention.age, set_retention.changes);
+    insert into retention as r (age, changes) values (set_retention.age, set_retention.changes)
+    on conflict (one) do update set age = excluded.age, changes = excluded.changes;
+  else
+    delete from retention;
   end if;
   update sweeps s set trim_at = (select moment from retention)
   where s.ctid = any (array(select due.ctid from sweeps due for update skip locked));
