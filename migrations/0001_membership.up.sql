@@ -598,6 +598,7 @@ create trigger members_channels_changed after update on :"schema".members_channe
 create function :"schema".members_channel(cluster_name text, out name text, out key bytea, out stamp uuid)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
+set lock_timeout = '500ms'
 as $$
 begin
   loop
@@ -1979,7 +1980,15 @@ comment on column :"schema".retention.changes is
 create function :"schema".trim_events(older_than interval) returns bigint
 language plpgsql
 set search_path = :"schema", pg_temp
+set lock_timeout = '5s'
 set timezone = 'UTC' -- Where a day has 24 hours.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_memoize = off
+set jit = off
 as $$
 declare
   moment constant timestamptz := clock_timestamp();
@@ -1992,9 +2001,11 @@ begin
   end if;
   delete from events e
   where e.at < cutoff and (e.kind = 'left' and e.at < moment - interval '20 seconds' or exists (
+    -- By the index of the member's events, also where the log was empty when this was planned: hence the row comparison,
+    -- and the `|| ''`.
     select from events later
-    where later.member = e.member and later.at >= e.at and later.at < cutoff
-      and later.token = e.token and later.cluster = e.cluster and later.revision > e.revision
+    where later.member = e.member and (later.member, later.at) >= (e.member, e.at) and later.at < cutoff
+      and later.token = e.token and later.cluster || '' = e.cluster and later.revision > e.revision
   ));
   get diagnostics trimmed = row_count;
   delete from evictions v
@@ -2020,9 +2031,12 @@ begin
     raise exception 'age and changes must be more than 0' using errcode = 'invalid_parameter_value',
       hint = 'For example set_retention(''90 days'', null). With null there is no bound.';
   end if;
-  delete from retention;
+  -- Not deleted and inserted anew: of two owners at the same time, the second would fail.
   if age is not null or changes is not null then
-    insert into retention (age, changes) values (set_retention.age, set_retention.changes);
+    insert into retention as r (age, changes) values (set_retention.age, set_retention.changes)
+    on conflict (one) do update set age = excluded.age, changes = excluded.changes;
+  else
+    delete from retention;
   end if;
   update sweeps s set trim_at = (select moment from retention)
   where s.ctid = any (array(select due.ctid from sweeps due for update skip locked));
@@ -2858,11 +2872,13 @@ from :"schema".nonces n left join :"schema".members m on m.id = n.member and m.t
 create function :"schema".renew_members_channel(cluster_name text) returns void
 language sql
 set search_path = :"schema", pg_temp
+set lock_timeout = '5s'
 as $$
-  update clusters c set channel_stamp = gen_random_uuid() where c.name = cluster_name;
   update members_channels c
   set name = made.name, key = made.key, inner_pad = made.inner_pad, outer_pad = made.outer_pad, made_in = made.made_in
-  from new_members_channel(cluster_name) made where c.cluster = cluster_name
+  from new_members_channel(cluster_name) made where c.cluster = cluster_name;
+  -- The cluster last: nobody waits while it is locked.
+  update clusters c set channel_stamp = gen_random_uuid() where c.name = cluster_name
 $$;
 
 -- Forgets a cluster that nobody uses any more, its log and its nonces included. Refused while it has members, and, unless

@@ -92,6 +92,7 @@ create trigger members_channels_changed after update on :"schema".members_channe
 create function :"schema".members_channel(cluster_name text, out name text, out key bytea, out stamp uuid)
 language plpgsql security definer
 set search_path = :"schema", pg_temp
+set lock_timeout = '500ms'
 as $$
 begin
   loop

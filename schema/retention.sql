@@ -27,7 +27,9 @@ comment on column :"schema".retention.changes is
 create function :"schema".trim_events(older_than interval) returns bigint
 language plpgsql
 set search_path = :"schema", pg_temp
+set lock_timeout = '5s'
 set timezone = 'UTC' -- Where a day has 24 hours.
+:planner_settings
 as $$
 declare
   moment constant timestamptz := clock_timestamp();
@@ -40,9 +42,11 @@ begin
   end if;
   delete from events e
   where e.at < cutoff and (e.kind = 'left' and e.at < moment - interval '20 seconds' or exists (
+    -- By the index of the member's events, also where the log was empty when this was planned: hence the row comparison,
+    -- and the `|| ''`.
     select from events later
-    where later.member = e.member and later.at >= e.at and later.at < cutoff
-      and later.token = e.token and later.cluster = e.cluster and later.revision > e.revision
+    where later.member = e.member and (later.member, later.at) >= (e.member, e.at) and later.at < cutoff
+      and later.token = e.token and later.cluster || '' = e.cluster and later.revision > e.revision
   ));
   get diagnostics trimmed = row_count;
   delete from evictions v

@@ -7,11 +7,13 @@
 create function :"schema".renew_members_channel(cluster_name text) returns void
 language sql
 set search_path = :"schema", pg_temp
+set lock_timeout = '5s'
 as $$
-  update clusters c set channel_stamp = gen_random_uuid() where c.name = cluster_name;
   update members_channels c
   set name = made.name, key = made.key, inner_pad = made.inner_pad, outer_pad = made.outer_pad, made_in = made.made_in
-  from new_members_channel(cluster_name) made where c.cluster = cluster_name
+  from new_members_channel(cluster_name) made where c.cluster = cluster_name;
+  -- The cluster last: nobody waits while it is locked.
+  update clusters c set channel_stamp = gen_random_uuid() where c.name = cluster_name
 $$;
 
 -- Forgets a cluster that nobody uses any more, its log and its nonces included. Refused while it has members, and, unless

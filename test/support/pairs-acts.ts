@@ -179,6 +179,7 @@ const acts = {
   renew_members_channel: {
     sql: (s) => `select ${s.schema}.renew_members_channel('${s.cluster}')`,
     waitsFor: ['clusters', 'members_channels'],
+    boundMs: 5_000,
   },
   drop_cluster: {
     sql: (s) => `select ${s.schema}.drop_cluster('${s.cluster}')`,
@@ -196,6 +197,7 @@ const acts = {
   trim_events: {
     sql: (s) => `select ${s.schema}.trim_events('1 hour')`,
     waitsFor: ['events'],
+    boundMs: 5_000,
   },
   'insert by hand': {
     sql: (s) => `insert into ${s.schema}.members (id, cluster) values ('${s.newcomer}', '${s.cluster}')`,
