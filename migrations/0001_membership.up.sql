@@ -50,10 +50,10 @@ end $$;
 set pgmembership.schema = :"schema";
 do $owner$
 declare
-  schema constant text := pg_catalog.current_setting('pgmembership.schema');
-  path constant text := pg_catalog.current_setting('search_path');
-  place record;
-  wrong record;
+  schema constant pg_catalog.text := pg_catalog.current_setting('pgmembership.schema');
+  path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+  place pg_catalog.record;
+  wrong pg_catalog.record;
 begin
   -- From here on a name is PostgreSQL's own, whatever stands in the path of the installer.
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -1923,7 +1923,10 @@ begin
               and m.session_role || ' ' || m.session <> all (present)) as busy
         from members m where m.cluster = w.cluster
       ) m
-      where not m.busy and moment between w.swept_at and w.swept_at + m.shortest_ttl / 3
+      where not m.busy
+        -- Two that began to sweep at the same moment left a row each: sweep() makes them one.
+        and not exists (select from watched o where o.cluster = w.cluster and o.place <> w.place)
+        and moment between w.swept_at and w.swept_at + m.shortest_ttl / 3
         and moment <= transaction_timestamp() + m.shortest_ttl / 3
         and w.server_started_at = pg_postmaster_start_time() and coalesce(w.outage_at <= moment, true)
         and (w.trim_at between moment and moment + interval '1 minute' or not exists (select from retention))
@@ -2935,8 +2938,8 @@ create policy by_grants_alone on :"schema".nonces using (true) with check (true)
 set pgmembership.schema = :"schema";
 do $access$
 declare
-  path constant text := pg_catalog.current_setting('search_path');
-  given record;
+  path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+  given pg_catalog.record;
 begin
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   for given in

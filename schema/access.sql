@@ -20,8 +20,8 @@ create policy by_grants_alone on :"schema".nonces using (true) with check (true)
 set pgmembership.schema = :"schema";
 do $access$
 declare
-  path constant text := pg_catalog.current_setting('search_path');
-  given record;
+  path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+  given pg_catalog.record;
 begin
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   for given in

@@ -33,10 +33,10 @@
 set pgmembership.schema = :"schema";
 do $owner$
 declare
-  schema constant text := pg_catalog.current_setting('pgmembership.schema');
-  path constant text := pg_catalog.current_setting('search_path');
-  place record;
-  wrong record;
+  schema constant pg_catalog.text := pg_catalog.current_setting('pgmembership.schema');
+  path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+  place pg_catalog.record;
+  wrong pg_catalog.record;
 begin
   -- From here on a name is PostgreSQL's own, whatever stands in the path of the installer.
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

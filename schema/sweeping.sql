@@ -355,7 +355,10 @@ begin
               and m.session_role || ' ' || m.session <> all (present)) as busy
         from members m where m.cluster = w.cluster
       ) m
-      where not m.busy and moment between w.swept_at and w.swept_at + m.shortest_ttl / 3
+      where not m.busy
+        -- Two that began to sweep at the same moment left a row each: sweep() makes them one.
+        and not exists (select from watched o where o.cluster = w.cluster and o.place <> w.place)
+        and moment between w.swept_at and w.swept_at + m.shortest_ttl / 3
         and moment <= transaction_timestamp() + m.shortest_ttl / 3
         and w.server_started_at = pg_postmaster_start_time() and coalesce(w.outage_at <= moment, true)
         and (w.trim_at between moment and moment + interval '1 minute' or not exists (select from retention))

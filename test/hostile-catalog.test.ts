@@ -59,7 +59,7 @@ async function nothingRan(): Promise<void> {
 
 /** As psql divides a file: at semicolons outside of quotes and bodies. */
 function statementsOf(text: string): string[] {
-  const pieces = text.match(/\$\$.*?\$\$|'(?:[^']|'')*'|--[^\n]*|;|[^;$'-]+|./gs) ?? []
+  const pieces = text.match(/\$(?<tag>\w*)\$.*?\$\k<tag>\$|'(?:[^']|'')*'|--[^\n]*|;|[^;$'-]+|./gs) ?? []
   const statements: string[] = []
   let statement = ''
   for (const piece of [...pieces, ';']) {
@@ -311,7 +311,7 @@ describe('promise 15: nothing of a stranger runs by', () => {
     evict: ['operator', [name, id, '--note', 'n', '--stay-away', '1h'], [name, id, '--note', 'n', '--drain']],
     allow: ['operator', [name, id]],
     trim: ['owner', ['--older-than', '1h']],
-    drop: ['owner', [name]],
+    drop: ['owner', [name, '--yes']],
     migrate: ['owner', ['--dry-run']],
     sql: ['reader', []],
   })

@@ -286,17 +286,12 @@ describe('promise 11: a stranger', () => {
     await other.query(`begin; create schema ${schema}`)
     const migrating = migrate({ connection: urlOf('owner'), schema })
     migrating.catch(() => undefined)
-    // It has looked who makes it wait, and goes on waiting.
-    await until(
-      async () =>
-        (
-          await admin.query(
-            `select from pg_stat_activity where query like '%pg_blocking_pids($1)%' and usename = $1`,
-            [nameOf.owner],
-          )
-        ).rowCount,
-      { message: 'it looks' },
-    )
+    // It looks who makes it wait after three seconds, and goes on waiting.
+    const waits = `select from pg_stat_activity
+      where usename = $1 and wait_event_type = 'Lock' and query_start < clock_timestamp() - interval '5 s'`
+    await until(async () => (await admin.query(waits, [nameOf.owner])).rowCount, {
+      message: 'it waits for five seconds',
+    })
     await other.query('commit')
     expect(await migrating).toEqual([NAME])
   })

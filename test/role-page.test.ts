@@ -85,6 +85,7 @@ function grantsOf(kind: string): string {
 function isGranted(kind: string, what: string): boolean {
   return grantsOf(kind)
     .replaceAll(':"schema".', '')
+    .replaceAll(/\(\s+/g, '(')
     .split(/[\s,;]+(?![^(]*\))/)
     .includes(what)
 }

@@ -187,9 +187,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     breaks: 'a fence does not hold the registration',
     file: SQL,
-    find: 'where m.id = member and m.token = registration and m.heartbeat_at + m.ttl > clock_timestamp()\n  for key share;\n',
-    replace:
-      'where m.id = member and m.token = registration and m.heartbeat_at + m.ttl > clock_timestamp();\n',
+    find: '+ m.ttl > clock_timestamp()\n  )\n  for key share;\n',
+    replace: '+ m.ttl > clock_timestamp()\n  );\n',
     promises: [13, 16],
   },
 ]

@@ -177,6 +177,22 @@ describe('promise 6: a transaction that has swept and stays open', () => {
   })
 })
 
+test('promise 11: of two rows that began at the same moment, sweeps leave one, also where there is nothing to do', async () => {
+  const admin = await openAdmin()
+  const { cluster } = await clusterWith(admin, 0)
+  await sweep(admin, cluster)
+  expect(await sweepIdle(admin, cluster)).toEqual([cluster])
+  await admin.query(
+    `insert into ${sweeps} select cluster, swept_at - interval '1 ms', resumed_at, turn, pace, server_started_at
+     from ${sweeps} where cluster = $1`,
+    [cluster],
+  )
+  expect(await sweepIdle(admin, cluster)).toEqual([])
+  await sweep(admin, cluster)
+  expect((await admin.query(`select from ${sweeps} where cluster = $1`, [cluster])).rowCount).toBe(1)
+  expect(await sweepIdle(admin, cluster)).toEqual([cluster])
+})
+
 describe('promise 11: while a removal waits in a cascade, others change the cluster:', () => {
   const register = (admin: AdminClient, cluster: string): Promise<unknown> =>
     admin.query(

@@ -104,8 +104,8 @@ reset pgmembership.schema;`
 function ownersAlone(table: string): string {
   return `do $record$
 declare
-  path constant text := pg_catalog.current_setting('search_path');
-  given record;
+  path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+  given pg_catalog.record;
 begin
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   for given in

@@ -27,7 +27,7 @@ export async function patiently<T>(
   config: pg.ClientConfig,
   run: () => Promise<T>,
 ): Promise<T> {
-  const { rows } = await client.query<{ pid: string }>('select pg_backend_pid() as pid')
+  const { rows } = await client.query<{ pid: string }>('select pg_catalog.pg_backend_pid() as pid')
   const pid = Number(rows[0]?.pid)
   let blockers: readonly Blocker[] = []
   let isOver = false
