@@ -245,13 +245,13 @@ test('promise 3: a refresh that announcements have overtaken takes nothing back'
     for await (const members of cluster.watchMembers()) revisions.push(members.length)
   })()
   // It begins at the first member, is executed with two, and answered with three.
-  proxy.freeze()
+  void proxy.holdOnce(({ sent }) => sent.includes('changes'), 60_000)
   const fresh = cluster.getMembers({ fresh: true })
   await typeMembers(admin, schema, name, ['two'])
   await until(() => cluster.snapshot?.revision === 2, { message: 'the second is announced' })
   const { rows } = await admin.query<{ now: string }>('select clock_timestamp()::text as now')
-  proxy.thaw()
   proxy.freeze({ direction: 'toClient' })
+  proxy.holdNoMore()
   const executed = `select from pg_stat_activity where query_start > $1 and state = 'idle'
     and query like '%-- changes%' and query like $2`
   await until(async () => (await admin.query(executed, [rows[0]?.now, `%"${schema}"%`])).rowCount, {

@@ -71,6 +71,7 @@ const spans = fc.constantFrom<Value>(
   ...['15 s', '1 s', '1 day', '10 min', '0', '-1 s', '1 mon -29 days', '178000000 years', 'infinity'],
   null,
 )
+const booleans = fc.constantFrom<Value>('true', 'false', null)
 const integers = fc.constantFrom<Value>({ own: 'pid' }, '0', '-1', '2147483647', null)
 
 const OF_TYPE: Readonly<Record<string, fc.Arbitrary<Value>>> = {
@@ -79,6 +80,7 @@ const OF_TYPE: Readonly<Record<string, fc.Arbitrary<Value>>> = {
   bytea: contents,
   'timestamp with time zone': moments,
   interval: spans,
+  boolean: booleans,
   integer: integers,
 }
 
