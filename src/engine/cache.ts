@@ -66,9 +66,13 @@ export class Cache {
     this.applyEarly()
   }
 
-  /** Takes the outcome of a refresh. */
-  replace({ snapshot, position }: Cached, otherHistory: boolean): void {
-    if (otherHistory) this.#passed.clear()
+  /**
+   * Takes the outcome of a refresh that began at `before`. Nothing that is remembered counts in another history. Nor do
+   * the positions where deltas meanwhile led: nobody has asked whether they are of the history of the outcome.
+   */
+  replace({ snapshot, position }: Cached, before: Cached | undefined, otherHistory: boolean): void {
+    if (otherHistory || this.#cached !== before) this.#passed.clear()
+    if (otherHistory) this.#early.dropUpTo(this.#early.count)
     this.#move({ snapshot, position })
   }
 

@@ -293,10 +293,11 @@ export class CachedReader {
       this.#dirty ||= outcome.misfit || !this.#cache.hasPassed(outcome.position)
       return false
     }
-    this.#dirty ||= overtaken && otherHistory
+    // What was kept of the new history has gone, too.
+    this.#dirty ||= otherHistory
     this.#mustReadAll = false
     reportDifference(this.#options.report, this.snapshot, outcome.snapshot)
-    this.#cache.replace(outcome, otherHistory)
+    this.#cache.replace(outcome, before, otherHistory)
     this.#news.add({ ids: undefined, otherHistory, full: outcome.kind === 'all' })
     return true
   }

@@ -161,9 +161,12 @@ export class Refresh {
 
   async #readRest(stage: Stage & { reading: 'the rest' }): Promise<Outcome | undefined> {
     const { members, position, target } = stage
-    const answer = await this.#store.readChanges(position, [], target.revision)
-    this.#sighted(answer)
-    const { changes, reached } = answer
+    const look = this.#told.look()
+    const answer = await this.#store.readChanges(position, look.told, target.revision)
+    const { changes, reached, lost } = answer
+    const head = this.#sighted(answer)
+    if (lost === undefined) this.#told.settle(look, head)
+    else if (this.#lost === undefined) this.#startOver(look.told)
     const done = samePosition(reached, target)
     if (changes.length === 0 || (reached.revision >= target.revision && !done)) this.#startOver([])
     catchUp(members, changes)
