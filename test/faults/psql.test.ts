@@ -1,4 +1,7 @@
 import { execFile } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import pg from 'pg'
@@ -56,7 +59,14 @@ test.each(['plain', 'odd "name"; drop schema public'])(
 test('contract: migrationSql runs under psql, where substitution is on, and ends like migrate', async () => {
   await using admin = await adminClient()
   const [ours, theirs] = [await freshSchema(), newSchemaName()]
-  await psql('-1', '-c', migrationSql({ schema: theirs }))
+  const directory = mkdtempSync(join(tmpdir(), 'pg-membership-psql-'))
+  try {
+    const printed = join(directory, 'printed.sql')
+    writeFileSync(printed, migrationSql({ schema: theirs }))
+    await psql('-1', '-f', printed)
+  } finally {
+    rmSync(directory, { recursive: true })
+  }
   expect(await catalogOf(admin, theirs)).toEqual(await catalogOf(admin, ours))
   expect(await migrate({ connection, schema: theirs })).toEqual([])
 })
